@@ -1,0 +1,76 @@
+"""streamstore: a durable embedded storage engine for data streams.
+
+>>> import tempfile
+>>> from streamstore import StreamStore
+>>> with StreamStore(tempfile.mkdtemp()) as store:
+...     store.create_stream("clicks", shard_count=4)
+...     put = store.put_record("clicks", b"hello", partition_key="user1")
+...     [record.data for record in store.read("clicks", put.shard_id)]
+[b'hello']
+"""
+
+from streamstore.errors import (
+    CorruptRecordError,
+    ExpiredIteratorException,
+    ExpiredNextTokenException,
+    InvalidArgumentException,
+    LimitExceededException,
+    OutcomeUnknownError,
+    ProvisionedThroughputExceededException,
+    RequestError,
+    ResourceInUseException,
+    ResourceNotFoundException,
+    StorageError,
+    StoreClosedError,
+    StoreForkedError,
+    StoreFormatError,
+    StoreFullError,
+    StoreLockedError,
+    StoreNotFoundError,
+    StreamStoreError,
+)
+from streamstore.model import (
+    ChildShard,
+    GetRecordsResult,
+    HashKeyRange,
+    ListShardsResult,
+    ListStreamsResult,
+    PutRecordResult,
+    Record,
+    SequenceNumberRange,
+    Shard,
+    StreamDescription,
+)
+from streamstore.store import StreamStore
+
+__all__ = [
+    "ChildShard",
+    "CorruptRecordError",
+    "ExpiredIteratorException",
+    "ExpiredNextTokenException",
+    "GetRecordsResult",
+    "HashKeyRange",
+    "InvalidArgumentException",
+    "LimitExceededException",
+    "ListShardsResult",
+    "ListStreamsResult",
+    "OutcomeUnknownError",
+    "ProvisionedThroughputExceededException",
+    "PutRecordResult",
+    "Record",
+    "RequestError",
+    "ResourceInUseException",
+    "ResourceNotFoundException",
+    "SequenceNumberRange",
+    "Shard",
+    "StorageError",
+    "StoreClosedError",
+    "StoreForkedError",
+    "StoreFormatError",
+    "StoreFullError",
+    "StoreLockedError",
+    "StoreNotFoundError",
+    "StreamDescription",
+    "StreamStore",
+    "StreamStoreError",
+]

@@ -1,0 +1,128 @@
+"""Walks a store and yields every broken invariant as a sentence. Reads only, and never mends.
+
+What it proves: every value matches its checksum and address; each stream's open shards tile the hash keys; each
+shard has one counter and holds exactly the records that the counter says, contiguous, with arrival times that never
+go back; nothing in the file belongs to no stream; the totals add up.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from streamstore.disk_format import (
+    COUNTERS_DATABASE,
+    FORMAT_DATABASE,
+    NEXT_STREAM_NUMBER_KEY,
+    SHARD_COUNT_KEY,
+    STREAMS_DATABASE,
+    DamagedValueError,
+    decode_stream,
+    parse_counter_key,
+    records_database,
+    sequence_of_record_key,
+)
+from streamstore.engine import RECOVERY_DATABASE, Engine, ReadTransaction
+from streamstore.errors import CorruptRecordError, ResourceNotFoundException, StorageError
+from streamstore.limits import HASH_KEY_MAX
+from streamstore.model import StoredStream
+from streamstore.shards import ShardReader
+from streamstore.streams import load_format_int
+
+__all__ = ["check_store"]
+
+
+def check_store(path: Path | str) -> list[str]:
+    """Return what is wrong with the store at ``path``, in sentences; an empty list means that all is well.
+
+    Opens the store beside its writers and looks at one snapshot. Raises ``StorageError`` if it cannot be opened.
+    """
+    engine = Engine(Path(path), initial=None, read_only=True, sync="full")
+    try:
+        return engine.read(lambda transaction: list(check_snapshot(transaction)))
+    finally:
+        engine.close()
+
+
+def check_snapshot(transaction: ReadTransaction) -> Iterator[str]:
+    """Yield every broken invariant of one snapshot."""
+    streams: list[StoredStream] = []
+    for key, value in transaction.items_from(STREAMS_DATABASE, b""):
+        try:
+            streams.append(decode_stream(key, value))
+        except DamagedValueError as error:
+            yield f"The entry of stream {key!r} is damaged: {error}."
+    for stream in streams:
+        yield from _check_stream(transaction, stream)
+    yield from _check_nothing_foreign(transaction, streams)
+    yield from _check_totals(transaction, streams)
+
+
+def _check_stream(transaction: ReadTransaction, stream: StoredStream) -> Iterator[str]:
+    next_start = 0
+    open_ranges = [shard.hash_key_range for shard in stream.shards if shard.next_sequence_at_close is None]
+    for hash_key_range in sorted(open_ranges, key=lambda candidate: candidate.starting_hash_key):
+        if hash_key_range.starting_hash_key != next_start:
+            yield f"The open shards of {stream.name} do not tile the hash keys at {next_start}."
+        next_start = hash_key_range.ending_hash_key + 1
+    if next_start != HASH_KEY_MAX + 1:
+        yield f"The open shards of {stream.name} do not reach the last hash key."
+    for shard_index in range(len(stream.shards)):
+        name = f"Shard {shard_index} of {stream.name}"
+        reader = ShardReader(transaction, stream.number, shard_index, name)
+        yield from _check_shard(reader, name)
+
+
+def _check_shard(reader: ShardReader, name: str) -> Iterator[str]:
+    try:
+        counter = reader.counter()
+    except ResourceNotFoundException:
+        yield f"{name} has no counter."
+        return
+    except StorageError as error:
+        yield str(error)
+        return
+    start = counter.first_sequence
+    while start < counter.next_sequence:
+        arrival_ms = 0
+        try:
+            for record in reader.records(start, counter.next_sequence):
+                start = int(record.sequence_number) + 1
+                if record.arrival_ms < arrival_ms:
+                    yield f"Record {record.sequence_number} of {name} arrived before the one in front of it."
+                arrival_ms = record.arrival_ms
+            if arrival_ms > counter.last_arrival_ms:
+                yield f"{name} has a record that arrived after its counter's last arrival."
+        except CorruptRecordError as error:
+            yield str(error)
+            start = int(error.sequence_number) + 1
+    database = records_database(reader.stream_number, reader.shard_index)
+    last_key = reader.transaction.last_key(database)
+    if last_key is not None and sequence_of_record_key(last_key) >= counter.next_sequence:
+        yield f"{name} holds a record {sequence_of_record_key(last_key)} that its counter does not know."
+
+
+def _check_nothing_foreign(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
+    addresses = {(stream.number, index) for stream in streams for index in range(len(stream.shards))}
+    known = {FORMAT_DATABASE, STREAMS_DATABASE, COUNTERS_DATABASE, RECOVERY_DATABASE}
+    known |= {records_database(*address) for address in addresses}
+    for database in transaction.databases():
+        if database not in known:
+            yield f"The database {database.decode(errors='replace')} belongs to no stream."
+    for key, _ in transaction.items_from(COUNTERS_DATABASE, b""):
+        if parse_counter_key(key) not in addresses:
+            yield f"The counter {key!r} belongs to no stream."
+
+
+def _check_totals(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
+    try:
+        shard_count = load_format_int(transaction, SHARD_COUNT_KEY)
+        next_stream_number = load_format_int(transaction, NEXT_STREAM_NUMBER_KEY)
+    except StorageError as error:
+        yield str(error)
+        return
+    if shard_count != sum(len(stream.shards) for stream in streams):
+        yield f"The store counts {shard_count} shards, its streams have another number."
+    for stream in streams:
+        if stream.number >= next_stream_number:
+            yield f"Stream {stream.name} has number {stream.number}, which a new stream would get too."
+    if len({stream.number for stream in streams}) != len(streams):
+        yield "Two streams have the same number."

@@ -1,0 +1,48 @@
+"""What differs between Yandex Data Streams and Amazon Kinesis, as data.
+
+A store is created with one dialect and keeps it. No other module asks which dialect it is.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from streamstore.limits import HASH_KEY_MAX
+
+__all__ = ["DIALECTS", "YANDEX", "Dialect"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The names, ids, slicing and bounds of one flavour of the service.
+
+    ``hash_slice_dividend`` divided by the shard count, rounded down, is the width of a new shard's range.
+    """
+
+    name: str
+    stream_name_pattern: re.Pattern[str]
+    stream_name_rule: str
+    shard_id_pattern: re.Pattern[str]
+    shard_id_format: str
+    hash_slice_dividend: int
+    retention_hours_min: int
+    retention_hours_max: int
+    retention_hours_default: int
+
+    def shard_id(self, shard_index: int) -> str:
+        return self.shard_id_format.format(shard_index)
+
+
+YANDEX: Final = Dialect(
+    name="yandex",
+    stream_name_pattern=re.compile(r"[a-zA-Z][a-zA-Z0-9-]*(?<!-)"),
+    stream_name_rule="a letter, then letters, digits and hyphens, the last character not a hyphen",
+    shard_id_pattern=re.compile(r"shard-([0-9]{6,10})"),
+    shard_id_format="shard-{:06d}",
+    hash_slice_dividend=HASH_KEY_MAX,
+    retention_hours_min=1,
+    retention_hours_max=24,
+    retention_hours_default=24,
+)
+
+DIALECTS: Final = {YANDEX.name: YANDEX}

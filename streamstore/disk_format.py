@@ -1,0 +1,270 @@
+"""What bytes mean: every key and value in the file. The sole importer of msgpack.
+
+Format version 1, all integers big-endian. Every value is *sealed*: four bytes of CRC-32 over (address,
+payload), then the payload. The address is not stored; it is where the value belongs, so a value that turns up
+in another place fails like a damaged one.
+
+======================== =========================== ===================================================
+named database           key                         payload
+======================== =========================== ===================================================
+``format``               name in ASCII               msgpack: see ``FormatKey``
+``streams``              stream name in UTF-8        msgpack: see ``encode_stream``
+``counters``             stream number u32,          first sequence u64, next sequence u64, last arrival ms
+                         shard index u32             u64, quota of bytes full at us u64, of records u64
+``records/<number>/<i>`` sequence u64                msgpack: [arrival ms, partition key, data]
+``recoveries``           ``last``                    not sealed: the engine's mark of its last recovery
+======================== =========================== ===================================================
+
+The address of a record is (stream number u32, shard index u32, sequence u64); of any other value, the name of
+its database, a slash, and its key. This module knows bytes, not operations, and never touches LMDB.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Final
+from zlib import crc32
+
+import msgpack
+
+from streamstore.model import HashKeyRange, Record, ShardCounter, StoredShard, StoredStream, StreamNumber
+
+FORMAT_VERSION: Final = 1
+STORE_SECRET_BYTES: Final = 32
+
+FORMAT_DATABASE: Final = b"format"
+STREAMS_DATABASE: Final = b"streams"
+COUNTERS_DATABASE: Final = b"counters"
+
+# Keys of the format database.
+VERSION_KEY: Final = b"version"  # int: FORMAT_VERSION
+DIALECT_KEY: Final = b"dialect"  # str: a name in dialect.DIALECTS
+SECRET_KEY: Final = b"secret"  # bytes: signs the tokens
+NEXT_STREAM_NUMBER_KEY: Final = b"next_stream_number"  # int: the number of the next stream
+SHARD_COUNT_KEY: Final = b"shard_count"  # int: shards of all streams
+
+_CRC: Final = struct.Struct(">I")
+_SHARD_KEY: Final = struct.Struct(">II")
+_RECORD_KEY: Final = struct.Struct(">Q")
+_COUNTER: Final = struct.Struct(">QQQQQ")
+_HASH_KEY_BYTES: Final = 16
+_CRC_BYTES: Final = _CRC.size
+
+
+class DamagedValueError(ValueError):
+    """The bytes at an address are not what was written there. The message says what is wrong."""
+
+
+def counter_key(stream_number: StreamNumber, shard_index: int) -> bytes:
+    return _SHARD_KEY.pack(stream_number, shard_index)
+
+
+def parse_counter_key(key: bytes) -> tuple[StreamNumber, int]:
+    if len(key) != _SHARD_KEY.size:
+        raise DamagedValueError(f"a counter's key has {len(key)} bytes")
+    stream_number, shard_index = _SHARD_KEY.unpack(key)
+    return StreamNumber(stream_number), shard_index
+
+
+def records_database(stream_number: StreamNumber, shard_index: int) -> bytes:
+    return b"records/%d/%d" % (stream_number, shard_index)
+
+
+def record_key(sequence: int) -> bytes:
+    return _RECORD_KEY.pack(sequence)
+
+
+def sequence_of_record_key(key: bytes) -> int:
+    return int.from_bytes(key, "big")
+
+
+def encode_format_value(key: bytes, value: int | str | bytes) -> bytes:
+    return _seal(_address(FORMAT_DATABASE, key), _pack(value))
+
+
+def decode_format_int(key: bytes, value: bytes) -> int:
+    return _expect_int(_decode_format_value(key, value))
+
+
+def decode_format_str(key: bytes, value: bytes) -> str:
+    return _expect_str(_decode_format_value(key, value))
+
+
+def decode_format_bytes(key: bytes, value: bytes) -> bytes:
+    return _expect_bytes(_decode_format_value(key, value))
+
+
+def stream_key(stream_name: str) -> bytes:
+    return stream_name.encode()
+
+
+def encode_stream(stream: StoredStream) -> bytes:
+    """Seal ``[number, creation ms, retention hours, quota KB/s or nil, shards]``.
+
+    A shard is ``[starting hash key, ending hash key, parent indexes, first sequence, next sequence at close or
+    nil]``; a hash key is 16 bytes.
+    """
+    payload = _pack(
+        [
+            stream.number,
+            stream.creation_ms,
+            stream.retention_hours,
+            stream.write_quota_kb_per_sec,
+            [
+                [
+                    shard.hash_key_range.starting_hash_key.to_bytes(_HASH_KEY_BYTES, "big"),
+                    shard.hash_key_range.ending_hash_key.to_bytes(_HASH_KEY_BYTES, "big"),
+                    list(shard.parent_indexes),
+                    shard.first_sequence,
+                    shard.next_sequence_at_close,
+                ]
+                for shard in stream.shards
+            ],
+        ]
+    )
+    return _seal(_address(STREAMS_DATABASE, stream_key(stream.name)), payload)
+
+
+def decode_stream(key: bytes, value: bytes) -> StoredStream:
+    fields = _expect_list(_unpack(_unseal(_address(STREAMS_DATABASE, key), value)), length=5)
+    number, creation_ms, retention_hours, write_quota_kb_per_sec, shards = fields
+    return StoredStream(
+        name=_decode_name(key),
+        number=StreamNumber(_expect_int(number)),
+        creation_ms=_expect_int(creation_ms),
+        retention_hours=_expect_int(retention_hours),
+        write_quota_kb_per_sec=_expect_int_or_none(write_quota_kb_per_sec),
+        shards=tuple(_decode_shard(shard) for shard in _expect_list(shards)),
+    )
+
+
+def encode_counter(stream_number: StreamNumber, shard_index: int, counter: ShardCounter) -> bytes:
+    payload = _COUNTER.pack(
+        counter.first_sequence,
+        counter.next_sequence,
+        counter.last_arrival_ms,
+        counter.quota_bytes_full_at_us,
+        counter.quota_records_full_at_us,
+    )
+    return _seal(_address(COUNTERS_DATABASE, counter_key(stream_number, shard_index)), payload)
+
+
+def decode_counter(stream_number: StreamNumber, shard_index: int, value: bytes) -> ShardCounter:
+    payload = _unseal(_address(COUNTERS_DATABASE, counter_key(stream_number, shard_index)), value)
+    if len(payload) != _COUNTER.size:
+        raise DamagedValueError(f"a counter has {len(payload)} bytes")
+    return ShardCounter(*_COUNTER.unpack(payload))
+
+
+class RecordFormat:
+    """Encodes and decodes the records of one shard.
+
+    The checksum runs over the shard, the key (the sequence) and the payload; the shard's part of it is
+    computed once, here.
+    """
+
+    __slots__ = ("_pack", "_shard_crc")
+
+    def __init__(self, stream_number: StreamNumber, shard_index: int) -> None:
+        self._shard_crc = crc32(_SHARD_KEY.pack(stream_number, shard_index))
+        self._pack: Callable[[object], bytes] = msgpack.Packer(use_bin_type=True).pack
+
+    def encode(self, key: bytes, arrival_ms: int, partition_key: str, data: bytes) -> bytes:
+        payload = self._pack((arrival_ms, partition_key, data))
+        return _CRC.pack(crc32(payload, crc32(key, self._shard_crc))) + payload
+
+    def decode(self, key: bytes, value: bytes) -> Record:
+        payload = value[_CRC_BYTES:]
+        if crc32(payload, crc32(key, self._shard_crc)).to_bytes(4, "big") != value[:_CRC_BYTES]:
+            raise DamagedValueError("its checksum does not match")
+        fields = _unpack(payload)
+        # The checksum proves that these bytes were written here, so only a writer's mistake can fail below.
+        arrival_ms, partition_key, data = _expect_list(fields, length=3)
+        return Record(
+            str(_RECORD_KEY.unpack(key)[0]),
+            _expect_str(partition_key),
+            _expect_bytes(data),
+            _expect_int(arrival_ms),
+        )
+
+
+def _address(database: bytes, key: bytes) -> bytes:
+    return database + b"/" + key
+
+
+def _seal(address: bytes, payload: bytes) -> bytes:
+    return _CRC.pack(crc32(payload, crc32(address))) + payload
+
+
+def _unseal(address: bytes, value: bytes) -> bytes:
+    payload = value[_CRC_BYTES:]
+    if _CRC.pack(crc32(payload, crc32(address))) != value[:_CRC_BYTES]:
+        raise DamagedValueError(f"the value of {address!r} does not match its checksum")
+    return payload
+
+
+def _decode_format_value(key: bytes, value: bytes) -> object:
+    return _unpack(_unseal(_address(FORMAT_DATABASE, key), value))
+
+
+def _decode_name(key: bytes) -> str:
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise DamagedValueError(f"a stream's name is not UTF-8: {key!r}") from None
+
+
+def _decode_shard(fields: object) -> StoredShard:
+    start, end, parent_indexes, first_sequence, next_sequence_at_close = _expect_list(fields, length=5)
+    return StoredShard(
+        hash_key_range=HashKeyRange(
+            int.from_bytes(_expect_bytes(start), "big"), int.from_bytes(_expect_bytes(end), "big")
+        ),
+        parent_indexes=tuple(_expect_int(index) for index in _expect_list(parent_indexes)),
+        first_sequence=_expect_int(first_sequence),
+        next_sequence_at_close=_expect_int_or_none(next_sequence_at_close),
+    )
+
+
+def _pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
+
+
+def _unpack(payload: bytes) -> object:
+    try:
+        value: object = msgpack.unpackb(payload)
+    except Exception as error:
+        # Hostile bytes make msgpack raise more than its documented errors (TypeError, OverflowError, ...).
+        raise DamagedValueError(f"it is not msgpack: {type(error).__name__}") from error
+    return value
+
+
+def _expect_int(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise DamagedValueError(f"it holds a {type(value).__name__} where an int belongs")
+
+
+def _expect_int_or_none(value: object) -> int | None:
+    return None if value is None else _expect_int(value)
+
+
+def _expect_str(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise DamagedValueError(f"it holds a {type(value).__name__} where a str belongs")
+
+
+def _expect_bytes(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    raise DamagedValueError(f"it holds a {type(value).__name__} where bytes belong")
+
+
+def _expect_list(value: object, *, length: int | None = None) -> list[object]:
+    if isinstance(value, list):
+        items: list[object] = value
+        if length is None or len(items) == length:
+            return items
+        raise DamagedValueError(f"it holds {len(items)} fields where {length} belong")
+    raise DamagedValueError(f"it holds a {type(value).__name__} where a list belongs")

@@ -1,0 +1,641 @@
+"""One LMDB environment: open, lock, read, write, grow, recover. The sole importer of lmdb.
+
+It knows named databases, keys and values, never streams or records. What it guarantees to the rooms above:
+
+- ``write(apply)`` runs ``apply`` in one write transaction and returns when that is durable; otherwise it raises an
+  error whose class says what is on disk. Only one thread, the first to write, may call it: LMDB hangs for ever
+  when a write transaction ends on another thread.
+- ``read(look)`` runs ``look`` on one consistent snapshot. Both functions may be run again from the start, so they
+  must have no effect but on the transaction and their result.
+- Nothing outside sees an ``lmdb.Error`` or an ``OSError``.
+"""
+
+import contextlib
+import errno
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple, NoReturn, TypeVar
+
+import lmdb
+from lmdb import verify as lmdb_verify
+
+from streamstore.errors import (
+    OutcomeUnknownError,
+    StorageError,
+    StoreClosedError,
+    StoreForkedError,
+    StoreFormatError,
+    StoreFullError,
+    StoreLockedError,
+    StoreNotFoundError,
+)
+from streamstore.folder import LOCK_FILE_BYTES, FolderLock, StoreFolder, preallocate
+from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MIN
+from streamstore.model import SyncMode
+
+__all__ = ["Engine", "ReadTransaction", "WriteTransaction", "translate"]
+
+T = TypeVar("T")
+Databases = Mapping[bytes, Mapping[bytes, bytes]]
+"""What a new store contains: the keys and values of each named database."""
+
+LMDB_LIB_VERSION: Final = 0  # LMDB 0.9 and its file format
+READERS_MAX: Final = 1024
+NAMED_DATABASES_MAX: Final = 4096
+RECOVERY_DATABASE: Final = b"recoveries"
+RECOVERY_KEY: Final = b"last"
+VERIFY_ATTEMPTS: Final = 3
+
+_OUT_OF_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_MACHINE_ERRORS: Final = (lmdb.Error, OSError, MemoryError)
+
+
+class _Evidence(NamedTuple):
+    """The last change of a transaction: it is in the file exactly when the transaction is."""
+
+    database: bytes
+    key: bytes
+    value: bytes | None  # None: the key was deleted
+
+
+class _HandleMissingError(Exception):
+    """A snapshot holds a named database of which this process has no handle yet."""
+
+    def __init__(self, database: bytes) -> None:
+        self.database = database
+
+
+class ReadTransaction:
+    """One consistent snapshot. Values are copies. A database that does not exist is empty."""
+
+    __slots__ = ("_handles", "_transaction")
+
+    def __init__(self, transaction: "lmdb.Transaction[bytes]", handles: Mapping[bytes, "lmdb._Database"]) -> None:
+        self._transaction = transaction
+        self._handles = handles
+
+    def get(self, database: bytes, key: bytes) -> bytes | None:
+        handle = self._handle(database)
+        return None if handle is None else self._transaction.get(key, db=handle)
+
+    def items_from(self, database: bytes, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over the keys at and after ``key``. The iterator ends with the transaction."""
+        handle = self._handle(database)
+        if handle is not None:
+            cursor = self._transaction.cursor(handle)
+            if cursor.set_range(key):
+                return cursor.iternext()
+        return iter(())
+
+    def last_key(self, database: bytes) -> bytes | None:
+        handle = self._handle(database)
+        if handle is None:
+            return None
+        with self._transaction.cursor(handle) as cursor:
+            return cursor.key() if cursor.last() else None
+
+    def databases(self) -> list[bytes]:
+        with self._transaction.cursor() as cursor:
+            return list(cursor.iternext(keys=True, values=False))
+
+    def _handle(self, database: bytes) -> "lmdb._Database | None":
+        handle = self._handles.get(database)
+        if handle is None and self._transaction.get(database) is not None:
+            # LMDB forbids opening a handle while another transaction of the process may do the same.
+            raise _HandleMissingError(database)
+        return handle
+
+
+class WriteTransaction(ReadTransaction):
+    """The one write transaction. Nothing of it is in the file until ``Engine.write`` returns."""
+
+    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "evidence")
+
+    def __init__(self, engine: "Engine", env: lmdb.Environment, transaction: "lmdb.Transaction[bytes]") -> None:
+        super().__init__(transaction, engine.handles)
+        self._engine = engine
+        self._env = env
+        self._opened: dict[bytes, lmdb._Database] = {}
+        self._exclusive = contextlib.ExitStack()
+        self.evidence: _Evidence | None = None
+
+    def put(self, database: bytes, key: bytes, value: bytes) -> None:
+        self._transaction.put(key, value, db=self._created(database))
+        self.evidence = _Evidence(database, key, value)
+
+    def delete(self, database: bytes, key: bytes) -> None:
+        handle = self._handle(database)
+        if handle is not None:
+            self._transaction.delete(key, db=handle)
+            self.evidence = _Evidence(database, key, None)
+
+    def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
+        """Add items whose keys are greater than all in the database, in rising order."""
+        with self._transaction.cursor(self._created(database)) as cursor:
+            _, added = cursor.putmulti(items, append=True)
+        if added != len(items):
+            raise StoreFormatError(
+                f"{database.decode()} already holds a key of those to append: its counter is behind its records."
+            )
+        self.evidence = _Evidence(database, *items[-1])
+
+    def drop(self, database: bytes) -> None:
+        """Remove the database with all its keys, if it exists.
+
+        LMDB closes the handle at once and may give its slot to another database, so no reader of this process
+        may be under way until the transaction has ended.
+        """
+        handle = self._handle(database)
+        if handle is not None:
+            self._exclusive.enter_context(self._engine.no_readers())
+            self._engine.handles.pop(database, None)
+            self._opened.pop(database, None)
+            self._transaction.drop(handle)
+
+    def finish(self, *, keep_handles: bool) -> None:
+        if keep_handles:
+            self._engine.handles.update(self._opened)
+        self._exclusive.close()
+
+    def _handle(self, database: bytes) -> "lmdb._Database | None":
+        handle = self._opened.get(database) or self._handles.get(database)
+        if handle is None and self._transaction.get(database) is not None:
+            handle = self._open(database)
+        return handle
+
+    def _created(self, database: bytes) -> "lmdb._Database":
+        return self._handle(database) or self._open(database)
+
+    def _open(self, database: bytes) -> "lmdb._Database":
+        handle = self._env.open_db(database, txn=self._transaction)
+        self._opened[database] = handle
+        return handle
+
+
+class Engine:
+    """The environment in the folder ``path``, from opening to ``close``. Safe to share between threads."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        initial: Databases | None,
+        read_only: bool,
+        sync: SyncMode,
+        map_bytes: int = MAP_BYTES_DEFAULT,
+        allow_network_filesystem: bool = False,
+    ) -> None:
+        """Open the store; create it with the content ``initial`` if it is missing and that is not None."""
+        self._folder = StoreFolder(path)
+        self._read_only = read_only
+        self._sync: SyncMode = sync
+        self._map_bytes = map_bytes
+        self._pid = os.getpid()
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._writer_ident: int | None = None
+        self._write_lock = threading.Lock()
+        self._readers = _ReaderGate()
+        self.handles: dict[bytes, lmdb._Database] = {}
+        with _translated(f"open {path}"):
+            if initial is not None:
+                self._folder.create(lambda creating: _create_environment(creating, initial))
+            self._folder.refuse_missing()
+            if not allow_network_filesystem:
+                self._folder.refuse_network_filesystem()
+            with _open_engines.opening(self, self._folder):
+                self._lock = FolderLock(self._folder, writable=not read_only)
+                try:
+                    self._env = self._open_environment()
+                except BaseException:
+                    self._lock.release()
+                    raise
+
+    def read(self, look: Callable[[ReadTransaction], T]) -> T:
+        """Return what ``look`` finds in the newest durable snapshot. Keep it short: pages it sees cannot be reused."""
+        while True:
+            try:
+                with self._readers.reading():
+                    self.refuse_unusable()
+                    with self._env.begin() as transaction:
+                        return look(ReadTransaction(transaction, self.handles))
+            except _HandleMissingError as missing:
+                self._open_handle(missing.database)
+            except lmdb.Error as error:
+                self._prepare_to_read_again(error)
+
+    def write(self, apply: Callable[[WriteTransaction], T]) -> T:
+        """Return the result of ``apply`` once its changes are durable (in the sense of ``sync``).
+
+        ``StoreFullError`` and other ``StorageError``: nothing of it is stored. ``OutcomeUnknownError``: that could
+        not be found out. Any other error is one of ``apply``, and nothing is stored.
+        """
+        while True:
+            self.refuse_unusable(even_if_failed=True)
+            with self._write_lock:
+                self._claim_writer_thread()
+                with _translated("write"):
+                    if self._failure is not None:
+                        self._recover()
+                    try:
+                        return self._transact(apply)
+                    except lmdb.MapFullError:
+                        self._grow_map()
+                    except lmdb.MapResizedError:
+                        self._adopt_map()
+                    except lmdb.DbsFullError:
+                        self._reopen()  # handles of databases that other processes dropped fill the table
+
+    def close(self) -> None:
+        """Close the environment. In sync modes below "full", what was committed is synced first.
+
+        Further calls do nothing, and neither does a call in a forked child.
+        """
+        if self._pid != os.getpid():
+            return
+        with self._write_lock, self._readers.none():
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                with _translated("close"):
+                    if self._sync != "full" and not self._read_only and self._failure is None:
+                        self._env.sync(True)
+            finally:
+                self._env.close()
+                self._lock.release()
+        _open_engines.forget(self)
+
+    def no_readers(self) -> contextlib.AbstractContextManager[None]:
+        return self._readers.none()
+
+    def info(self) -> dict[str, int]:
+        """Return LMDB's figures: map_size, last_pgno, last_txnid, max_readers, num_readers."""
+        with self._readers.reading():
+            self.refuse_unusable()
+            figures = self._env.info()
+        return {name: value for name, value in figures.items() if isinstance(value, int)}
+
+    def quiesce(self) -> contextlib.AbstractContextManager[None]:
+        """Hold off every transaction of this process, as a fork needs."""
+        stack = contextlib.ExitStack()
+        stack.enter_context(self._write_lock)
+        stack.enter_context(self._readers.none())
+        return stack
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's environment, so that the child may open its own.
+
+        Closes descriptors and the map of this process only; the parent's locks are not the child's to drop.
+        """
+        if not self._closed and self._pid != os.getpid():
+            self._closed = True
+            self._env.close()
+            self._lock.release()
+
+    def _transact(self, apply: Callable[[WriteTransaction], T]) -> T:
+        env = self._env
+        lmdb_transaction = env.begin(write=True)
+        transaction = WriteTransaction(self, env, lmdb_transaction)
+        committed = False
+        try:
+            result = apply(transaction)
+            if transaction.evidence is not None:
+                self._commit(lmdb_transaction, transaction.evidence)
+                committed = True
+        finally:
+            lmdb_transaction.abort()  # does nothing after a commit
+            # Finding out an outcome may have reopened the environment, which ended the handles of the old one.
+            transaction.finish(keep_handles=committed and env is self._env)
+        if committed:
+            self._keep_file_whole()
+        return result
+
+    def _commit(self, lmdb_transaction: "lmdb.Transaction[bytes]", evidence: _Evidence) -> None:
+        """Return if the transaction is durable: this is the line of the whole program after which it is."""
+        try:
+            lmdb_transaction.commit()
+        except lmdb.MapFullError:
+            raise  # LMDB has not written anything yet
+        except BaseException as error:
+            lmdb_transaction.abort()
+            if not self._find_out_stored(evidence, error):
+                raise
+
+    def _find_out_stored(self, evidence: _Evidence, error: BaseException) -> bool:
+        """Tell whether a failed commit took place, and make the environment usable again.
+
+        A commit that failed before its last step, the write of the meta page, is not in the file. When that step
+        failed, LMDB refuses all further work, and the file may hold either state.
+        """
+        try:
+            if self._is_panicking():
+                self._recover()
+            with self._env.begin() as transaction:
+                return self._holds(transaction, evidence)
+        except (StorageError, *_MACHINE_ERRORS) as second:
+            self._failure = second
+            raise OutcomeUnknownError(
+                f"The commit failed ({error}) and so did finding out its outcome ({second}): the request may or may "
+                "not be stored. Writing goes on when the store can reopen its file; read the shard then."
+            ) from error
+
+    def _holds(self, transaction: "lmdb.Transaction[bytes]", evidence: _Evidence) -> bool:
+        # Another process may have written since. It could have made the same value at the same key only with the
+        # same payload in the same millisecond.
+        if transaction.get(evidence.database) is None:
+            return False
+        handle = self._env.open_db(evidence.database, txn=transaction, create=False)
+        return transaction.get(evidence.key, db=handle) == evidence.value
+
+    def _is_panicking(self) -> bool:
+        try:
+            self._env.begin(write=True).abort()
+        except lmdb.PanicError:
+            return True
+        return False
+
+    def _recover(self) -> None:
+        """Reopen after a failed commit, and commit once more.
+
+        Whatever state the file shows now, the new commit builds on it with data pages of its own and writes the
+        other meta page, so that state is on disk even if the failed write never got there.
+        """
+        self._failure = self._failure or StorageError("the store is recovering from a failed commit")
+        self._reopen()
+        with self._env.begin(write=True) as transaction:
+            transaction.put(RECOVERY_KEY, str(transaction.id()).encode(), db=self._recovery_handle(transaction))
+        self._failure = None
+
+    def _recovery_handle(self, transaction: "lmdb.Transaction[bytes]") -> "lmdb._Database":
+        return self._env.open_db(RECOVERY_DATABASE, txn=transaction)
+
+    def _reopen(self) -> None:
+        with self._readers.none():
+            self.handles.clear()
+            self._env.close()
+            try:
+                self._env = self._open_environment()
+            except BaseException as error:
+                self._failure = error
+                raise
+
+    def _open_environment(self) -> lmdb.Environment:
+        if self._lock.alone:
+            preallocate(self._folder.lock_path, LOCK_FILE_BYTES)
+        env = self._map_environment()
+        try:
+            # A killed process may have left commits in the page cache only. Nobody may see them before they last.
+            self._lock.sync_data_file()
+            self._refuse_truncated(env)
+            env.reader_check()
+        except BaseException:
+            env.close()
+            raise
+        self._lock.share()
+        return env
+
+    def _map_environment(self) -> lmdb.Environment:
+        """Open with the largest map that the process may have, down from the one asked for."""
+        if self._lock.data_file_bytes() == 0:
+            raise StoreFormatError(f"{self._folder.data_path} is empty: it was truncated; restore it from a copy.")
+        map_bytes = self._map_bytes
+        while True:
+            try:
+                return lmdb.open(
+                    os.fspath(self._folder.path),
+                    map_size=map_bytes,
+                    readonly=self._read_only,
+                    create=False,
+                    sync=self._sync != "off",
+                    metasync=self._sync == "full",
+                    max_readers=READERS_MAX,
+                    max_dbs=NAMED_DATABASES_MAX,
+                    lib_version=LMDB_LIB_VERSION,
+                )
+            except lmdb.MemoryError:
+                map_bytes //= 2
+                if map_bytes < MAP_BYTES_MIN:
+                    raise
+
+    def _refuse_truncated(self, env: lmdb.Environment) -> None:
+        """Refuse a file that ends before its last page: touching a missing page would kill the process.
+
+        LMDB never writes a page that one transaction both took from the end of the file and freed, so a sound
+        file can be short too, of free pages only. The page walker of py-lmdb, which does not map the file, tells
+        the two apart.
+        """
+        for attempts_left in reversed(range(VERIFY_ATTEMPTS)):
+            if self._lock.data_file_bytes() >= _bytes_needed(env):
+                return
+            problems = _verify_problems(self._folder.data_path)
+            if not problems:
+                return
+            if attempts_left == 0:  # before that, a writer may have changed the file under the walker
+                raise StoreFormatError(
+                    f"{self._folder.data_path} is damaged or truncated ({problems[0]}); restore it from a copy."
+                )
+
+    def _keep_file_whole(self) -> None:
+        """Give the file its last page if the commit left it short, so that the next opening need not walk it."""
+        bytes_needed = _bytes_needed(self._env)
+        if self._lock.data_file_bytes() < bytes_needed:
+            with contextlib.suppress(OSError):  # only a convenience: a short file opens too
+                self._lock.extend_data_file(bytes_needed)
+
+    def _open_handle(self, database: bytes) -> None:
+        """Open a handle for reading, outside every write transaction: the two would take the same slot.
+
+        py-lmdb keeps a handle only if a transaction of its own opened it.
+        """
+        with self._write_lock, _translated("read"):
+            self.refuse_unusable()
+            try:
+                self.handles[database] = self._env.open_db(database, create=False)
+            except lmdb.NotFoundError:
+                pass  # dropped since; the next snapshot shows it
+            except lmdb.DbsFullError:
+                self._reopen()
+
+    def _prepare_to_read_again(self, error: lmdb.Error) -> None:
+        """Mend what keeps a read transaction from starting, or raise the error translated."""
+        if isinstance(error, lmdb.MapResizedError):
+            with self._write_lock, _translated("read"):
+                self._adopt_map()
+        elif isinstance(error, lmdb.ReadersFullError) and self._env.reader_check() > 0:
+            pass  # slots of killed processes
+        elif isinstance(error, lmdb.PanicError) and self._failure is None:
+            with self._write_lock:
+                pass  # the writer is recovering
+        else:
+            raise translate(error, "read") from error
+
+    def _grow_map(self) -> None:
+        """Double the map. Nothing was stored by the transaction that found it full."""
+        map_bytes = 2 * self._env.info()["map_size"]
+        try:
+            with self._readers.none():
+                self._env.set_mapsize(map_bytes)
+        except _MACHINE_ERRORS as error:
+            self._reopen()  # LMDB gives up an environment that it could not map again
+            raise StoreFullError(
+                f"The map cannot grow to {map_bytes} bytes ({error}); nothing was stored. Raise the limit on "
+                "address space (ulimit -v)."
+            ) from error
+
+    def _adopt_map(self) -> None:
+        with self._readers.none():
+            self._env.set_mapsize(0)
+
+    def _claim_writer_thread(self) -> None:
+        ident = threading.get_ident()
+        if self._writer_ident is None:
+            self._writer_ident = ident
+        assert self._writer_ident == ident, "write transactions belong to one thread"
+
+    def refuse_unusable(self, *, even_if_failed: bool = False) -> None:
+        if self._pid != os.getpid():
+            raise StoreForkedError(
+                "The store was opened before this process was forked off; nothing was done. Open it in this process."
+            )
+        if self._closed:
+            raise StoreClosedError("The store is closed; nothing was done. Open it again.")
+        if self._failure is not None and not even_if_failed:
+            raise StorageError(
+                f"The store stopped after a failed commit ({self._failure}); the next write tries to reopen it."
+            )
+
+
+class _ReaderGate:
+    """Lets any number of threads read, or one thread work while nobody reads.
+
+    Each thread reads under a lock of its own, which costs next to nothing, and which an interrupt cannot leak.
+    """
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        self._registering = threading.Lock()
+        self._locks: weakref.WeakSet[contextlib.AbstractContextManager[bool]] = weakref.WeakSet()
+
+    def reading(self) -> contextlib.AbstractContextManager[bool]:
+        lock: contextlib.AbstractContextManager[bool] | None = getattr(self._own, "lock", None)
+        if lock is None:
+            with self._registering:
+                lock = threading.RLock()  # a signal handler may read while its thread reads
+                self._locks.add(lock)
+                self._own.lock = lock
+        return lock
+
+    @contextlib.contextmanager
+    def none(self) -> Iterator[None]:
+        """Wait until no thread reads, and keep all of them waiting."""
+        with self._registering, contextlib.ExitStack() as stack:
+            for lock in list(self._locks):
+                stack.enter_context(lock)
+            yield
+
+
+class _OpenEngines:
+    """The engines of this process: LMDB forbids two on one file, and a fork must find them quiet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._engines: weakref.WeakValueDictionary[tuple[int, int], Engine] = weakref.WeakValueDictionary()
+        self._quiet: contextlib.ExitStack = contextlib.ExitStack()
+        os.register_at_fork(
+            before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child
+        )
+
+    @contextlib.contextmanager
+    def opening(self, engine: Engine, folder: StoreFolder) -> Iterator[None]:
+        with self._lock:
+            identity = folder.identity()
+            if identity in self._engines:
+                raise StoreLockedError(
+                    f"{folder.path} is open in this process already; share that StreamStore between the threads, or "
+                    "close it first."
+                )
+            yield
+            self._engines[identity] = engine
+
+    def forget(self, engine: Engine) -> None:
+        with self._lock:
+            for identity, known in list(self._engines.items()):
+                if known is engine:
+                    del self._engines[identity]
+
+    def _before_fork(self) -> None:
+        self._quiet.enter_context(self._lock)
+        for engine in list(self._engines.values()):
+            self._quiet.enter_context(engine.quiesce())
+
+    def _after_in_parent(self) -> None:
+        self._quiet.pop_all().close()
+
+    def _after_in_child(self) -> None:
+        for engine in list(self._engines.values()):
+            engine.abandon()
+        self._engines.clear()
+        self._quiet.pop_all().close()
+
+
+_open_engines: Final = _OpenEngines()
+
+
+def translate(error: BaseException, doing: str) -> StorageError:
+    """Return the error of this package for one of LMDB or of the machine: the only place that does so."""
+    reason = f"{error}; nothing was stored or changed"
+    code = getattr(error, "errno", None) or getattr(error, "code", None)
+    if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)) or code in _OUT_OF_SPACE:
+        return StoreFullError(f"No space left to {doing} ({reason}). Free some and call again.")
+    if isinstance(error, FileNotFoundError):
+        return StoreNotFoundError(f"Cannot {doing}: {reason}.")
+    if isinstance(error, (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.IncompatibleError)):
+        return StoreFormatError(f"Cannot {doing}: {reason}. It is not a store, or one of another version.")
+    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError)):
+        return StoreFormatError(f"Cannot {doing}: {reason}. The file is damaged.")
+    if isinstance(error, lmdb.ReadersFullError):
+        return StorageError(f"Cannot {doing}: {READERS_MAX} readers are at work already. {reason}.")
+    return StorageError(f"Cannot {doing}: {reason}.")
+
+
+@contextlib.contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except _MACHINE_ERRORS as error:
+        raise translate(error, doing) from error
+
+
+def _create_environment(folder: Path, initial: Databases) -> None:
+    env = lmdb.open(
+        os.fspath(folder),
+        map_size=MAP_BYTES_MIN,
+        max_readers=READERS_MAX,
+        max_dbs=len(initial),
+        lib_version=LMDB_LIB_VERSION,
+    )
+    try:
+        with env.begin(write=True) as transaction:
+            for database, items in initial.items():
+                handle = env.open_db(database, txn=transaction)
+                for key, value in items.items():
+                    transaction.put(key, value, db=handle)
+    finally:
+        env.close()
+
+
+def _bytes_needed(env: lmdb.Environment) -> int:
+    return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+
+
+def _verify_problems(data_path: Path) -> list[str]:
+    try:
+        return [str(problem) for problem in lmdb_verify.verify(os.fspath(data_path))]
+    except lmdb_verify.VerifyError as error:
+        return [str(error)]

@@ -1,0 +1,206 @@
+"""Every error that streamstore raises, and what each says about the disk.
+
+::
+
+    StreamStoreError
+    + RequestError                                the caller can mend it; nothing was stored; http_status 400
+    |   InvalidArgumentException (ValueError)     .argument .value .constraint
+    |   ResourceNotFoundException (LookupError)   .resource
+    |   ResourceInUseException                    .resource
+    |   ProvisionedThroughputExceededException    .stream_name .shard_id
+    |   LimitExceededException                    .limit
+    |   ExpiredIteratorException
+    |   ExpiredNextTokenException
+    + StorageError                                the machine or the store failed
+        StoreFullError                            nothing stored; free space and retry, no restart needed
+        StoreClosedError                          nothing stored
+        StoreLockedError                          not opened
+        StoreNotFoundError (FileNotFoundError)    not opened
+        StoreFormatError                          not opened, or the damaged part refused
+        StoreForkedError                          nothing stored
+        CorruptRecordError                        nothing changed; .shard_id .sequence_number
+        OutcomeUnknownError                       the request may or may not be stored
+
+The names of the request errors are those of the Kinesis and Yandex Data Streams documents, where all of
+them are answered with HTTP status 400.
+"""
+
+from typing import ClassVar, Final
+
+__all__ = [
+    "CorruptRecordError",
+    "ExpiredIteratorException",
+    "ExpiredNextTokenException",
+    "InvalidArgumentException",
+    "LimitExceededException",
+    "OutcomeUnknownError",
+    "ProvisionedThroughputExceededException",
+    "RequestError",
+    "ResourceInUseException",
+    "ResourceNotFoundException",
+    "StorageError",
+    "StoreClosedError",
+    "StoreForkedError",
+    "StoreFormatError",
+    "StoreFullError",
+    "StoreLockedError",
+    "StoreNotFoundError",
+    "StreamStoreError",
+]
+
+SHOWN_CHARACTERS_MAX: Final = 80
+
+
+class StreamStoreError(Exception):
+    """Any error of this package. The class of the error says what is on disk."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception would call the class with self.args, which are not the arguments of our classes.
+        return (_restore, (type(self), self.message, dict(self.__dict__)))
+
+
+def _restore(error_type: type[StreamStoreError], message: str, attributes: dict[str, object]) -> StreamStoreError:
+    error = error_type.__new__(error_type, message)
+    error.args = (message,)
+    error.__dict__.update(attributes)
+    return error
+
+
+class RequestError(StreamStoreError):
+    """The service refuses the request. Nothing was stored and nothing changed."""
+
+    http_status: ClassVar[int] = 400
+
+
+class InvalidArgumentException(RequestError, ValueError):
+    """An argument breaks a documented rule. Nothing was stored.
+
+    ``argument`` is its name, ``value`` what was given (a payload by its length only, an object of a
+    foreign type by its ``repr``), ``constraint`` the rule as a phrase that completes "must ...".
+    """
+
+    def __init__(self, *, argument: str, value: object, constraint: str) -> None:
+        self.argument = argument
+        self.value = _presentable(argument, value)
+        self.constraint = constraint
+        super().__init__(f"{argument} must {constraint}; got {_shown(self.value)}.")
+
+
+class ResourceNotFoundException(RequestError, LookupError):
+    """The named stream or shard does not exist. Nothing was stored."""
+
+    def __init__(self, *, resource: str, remedy: str) -> None:
+        self.resource = resource
+        super().__init__(f"{resource} does not exist; {remedy}.")
+
+
+class ResourceInUseException(RequestError):
+    """The resource exists already. Nothing changed."""
+
+    def __init__(self, *, resource: str, remedy: str) -> None:
+        self.resource = resource
+        super().__init__(f"{resource} already exists; {remedy}.")
+
+
+class ProvisionedThroughputExceededException(RequestError):
+    """The shard's write quota is used up for now. Nothing was stored; retry after ``retry_after_ms``."""
+
+    def __init__(self, *, stream_name: str, shard_id: str, retry_after_ms: int) -> None:
+        self.stream_name = stream_name
+        self.shard_id = shard_id
+        self.retry_after_ms = retry_after_ms
+        super().__init__(
+            f"Rate exceeded for shard {shard_id} in stream {stream_name}; "
+            f"retry in {retry_after_ms} ms, spread the keys over more shards, or raise the quota."
+        )
+
+
+class LimitExceededException(RequestError):
+    """The request would pass a limit of the store. Nothing changed."""
+
+    def __init__(self, *, limit: str, remedy: str) -> None:
+        self.limit = limit
+        super().__init__(f"The request would exceed the limit of {limit}; {remedy}.")
+
+
+class ExpiredIteratorException(RequestError):
+    """The shard iterator is older than 300 s. Nothing was read; ask for a new one."""
+
+
+class ExpiredNextTokenException(RequestError):
+    """The paging token is older than 300 s. Nothing was read; start the listing again."""
+
+
+class StorageError(StreamStoreError):
+    """The machine or the store failed. Unless a subclass says otherwise, nothing was stored."""
+
+
+class StoreFullError(StorageError):
+    """No space for the write (disk, quota or address space). Nothing was stored.
+
+    Reading goes on, and writing resumes by itself once there is space: no restart is needed.
+    """
+
+
+class StoreClosedError(StorageError):
+    """The store is closed. Nothing was stored; open it again."""
+
+
+class StoreLockedError(StorageError):
+    """The store is open in a way that forbids this opening. Nothing was opened or changed."""
+
+
+class StoreNotFoundError(StorageError, FileNotFoundError):
+    """There is no store at the path and creating one was not allowed. Nothing was created."""
+
+
+class StoreFormatError(StorageError):
+    """What lies at the path is not a store that this version can read, or is damaged. Nothing changed."""
+
+
+class StoreForkedError(StorageError):
+    """The process forked after it opened the store; only the parent may use it. Nothing was stored."""
+
+
+class CorruptRecordError(StorageError):
+    """A stored record does not prove itself: its checksum, number or shape is wrong.
+
+    Nothing changed. The records before and after it stay readable: read on from the next sequence number.
+    """
+
+    def __init__(self, *, shard_id: str, sequence_number: str, problem: str) -> None:
+        self.shard_id = shard_id
+        self.sequence_number = sequence_number
+        self.problem = problem
+        super().__init__(f"Record {sequence_number} of {shard_id} is damaged: {problem}.")
+
+
+class OutcomeUnknownError(StorageError):
+    """The commit failed and its outcome could not be found out.
+
+    The request may or may not be stored. The store acknowledges nothing more until it has reopened its
+    file, which the next write tries; then read the shard to see whether the record is there.
+    """
+
+
+def _presentable(argument: str, value: object) -> object:
+    """Return ``value`` in a form that is small, holds no payload and can be pickled."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        length_bytes = value.nbytes if isinstance(value, memoryview) else len(value)
+        return f"{type(value).__name__} of {length_bytes} bytes"
+    if isinstance(value, str):
+        return f"str of {len(value)} characters" if argument == "data" else str(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return repr(value)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    if len(text) <= SHOWN_CHARACTERS_MAX:
+        return text
+    return f"{text[:SHOWN_CHARACTERS_MAX]}... ({len(text)} characters)"

@@ -1,0 +1,240 @@
+"""The folder of a store: creating it so that a crash leaves none or a whole one, and locking it.
+
+A store is a folder with ``data.mdb`` (everything) and ``lock.mdb`` (LMDB's, rebuilt when nobody has it open).
+Knows files, never LMDB's functions: the caller fills a new file and opens an existing one.
+
+LMDB keeps its lock file with POSIX record locks, which any ``close`` of that file in the same process drops; the
+next process to open the store would then initialise the lock file under the first one's feet. So every opener
+also holds a ``flock`` on ``data.mdb``, which nothing but its own descriptor can drop, and an opener that is not
+alone joins only when LMDB's own lock still stands.
+"""
+
+import fcntl
+import os
+import shutil
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from streamstore.errors import (
+    InvalidArgumentException,
+    StoreFormatError,
+    StoreLockedError,
+    StoreNotFoundError,
+)
+
+__all__ = ["FolderLock", "NETWORK_FILESYSTEMS", "StoreFolder", "filesystem_of"]
+
+DATA_FILE: Final = "data.mdb"
+LOCK_FILE: Final = "lock.mdb"
+CREATING_FOLDER: Final = ".creating"
+FOLDER_ENTRIES_IGNORED: Final = {CREATING_FOLDER, "lost+found"}
+
+LOCK_FILE_BYTES: Final = 128 * 1024  # 64 bytes a reader: room for READERS_MAX of the engine
+JOIN_TIMEOUT_S: Final = 5.0
+JOIN_POLL_S: Final = 0.01
+
+# What mountinfo calls them. Their locks and shared maps do not keep what LMDB needs.
+NETWORK_FILESYSTEMS: Final = frozenset(
+    "9p afs beegfs ceph cifs coda fuse.ceph fuse.cephfs fuse.glusterfs fuse.rclone fuse.s3fs fuse.sshfs gfs2 "
+    "glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs smb2 smb3 smbfs virtiofs".split()
+)
+_FLOCK_LAYOUT: Final = "hhqqi"  # struct flock on Linux: type, whence, start, length, pid
+
+
+class StoreFolder:
+    """The paths of one store."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data_path = path / DATA_FILE
+        self.lock_path = path / LOCK_FILE
+
+    def exists(self) -> bool:
+        return self.data_path.exists()
+
+    def create(self, fill: Callable[[Path], None]) -> None:
+        """Create the store unless it exists. ``fill`` makes a complete data file in the folder it is given.
+
+        The file is built and synced aside and renamed into place, so a crash leaves no store or a whole one.
+        Creators of the same store wait for each other.
+        """
+        if not self.path.exists():
+            self.path.mkdir(exist_ok=True)
+            sync_folder(self.path.parent)
+        with _only_creator(self.path):
+            if self.exists():
+                return
+            self._refuse_foreign_entries()
+            creating = self.path / CREATING_FOLDER
+            shutil.rmtree(creating, ignore_errors=True)  # of a creator that crashed: we are the only one
+            creating.mkdir()
+            preallocate(creating / LOCK_FILE, LOCK_FILE_BYTES)
+            fill(creating)
+            sync_file(creating / DATA_FILE)
+            os.rename(creating / DATA_FILE, self.data_path)
+            sync_folder(self.path)
+            shutil.rmtree(creating, ignore_errors=True)
+
+    def refuse_missing(self) -> None:
+        if not self.exists():
+            raise StoreNotFoundError(
+                f"There is no store at {self.path}; create one with create=True, or mend the path."
+            )
+
+    def refuse_network_filesystem(self) -> None:
+        filesystem = filesystem_of(self.path, Path("/proc/self/mountinfo").read_text())
+        if filesystem in NETWORK_FILESYSTEMS:
+            raise InvalidArgumentException(
+                argument="path",
+                value=os.fspath(self.path),
+                constraint=(
+                    f"be on a local disk, not on {filesystem}, whose locks and maps can lose records (with "
+                    "allow_network_filesystem=True it is accepted; then open it in one process only)"
+                ),
+            )
+
+    def identity(self) -> tuple[int, int]:
+        """Return what makes two paths the same store."""
+        status = self.data_path.stat()
+        return status.st_dev, status.st_ino
+
+    def _refuse_foreign_entries(self) -> None:
+        foreign = sorted(set(os.listdir(self.path)) - FOLDER_ENTRIES_IGNORED)
+        if foreign:
+            raise StoreFormatError(
+                f"{self.path} holds {foreign[0]} but no {DATA_FILE}: give an empty folder or a new path, or "
+                f"restore the missing {DATA_FILE}."
+            )
+
+
+class FolderLock:
+    """Held while the store is open, by every process that has it open.
+
+    While it is ``alone``, the lock is exclusive and LMDB may initialise its lock file; ``share`` lets others in.
+    """
+
+    def __init__(self, folder: StoreFolder, *, writable: bool) -> None:
+        access = os.O_RDWR if writable else os.O_RDONLY
+        self._descriptor = os.open(folder.data_path, access | os.O_CLOEXEC)
+        try:
+            self.alone = self._acquire(folder)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def sync_data_file(self) -> None:
+        """Put on disk what a killed process left in the page cache, however it got there."""
+        os.fdatasync(self._descriptor)
+
+    def data_file_bytes(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def extend_data_file(self, size_bytes: int) -> None:
+        """Make the file at least this long. Unlike ftruncate, this never shortens what another process wrote."""
+        os.posix_fallocate(self._descriptor, size_bytes - 1, 1)
+
+    def share(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        self.alone = False
+
+    def release(self) -> None:
+        """Close our descriptor. In a forked child this leaves the parent's lock in force."""
+        os.close(self._descriptor)
+
+    def _acquire(self, folder: StoreFolder) -> bool:
+        """Return whether we are alone; otherwise LMDB's lock of another process is known to stand."""
+        deadline = time.monotonic() + JOIN_TIMEOUT_S
+        while True:
+            if self._try(fcntl.LOCK_EX):
+                return True
+            if self._try(fcntl.LOCK_SH):
+                if _is_locked_by_another_process(folder.lock_path):
+                    return False
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            # The others may be about to lock or to leave, but not for long.
+            if time.monotonic() > deadline:
+                raise StoreLockedError(
+                    f"{folder.path} is open in a process that no longer holds LMDB's lock on {LOCK_FILE} "
+                    "(something in it opened or removed that file). Writing beside it would lose records: "
+                    "close the store there first."
+                )
+            time.sleep(JOIN_POLL_S)
+
+    def _try(self, operation: int) -> bool:
+        try:
+            fcntl.flock(self._descriptor, operation | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def preallocate(path: Path, size_bytes: int) -> None:
+    """Give the file its blocks now: writing to a hole through a map kills the process when the disk is full."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        os.posix_fallocate(descriptor, 0, size_bytes)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+sync_folder = sync_file  # the same call makes a new name in a folder durable
+
+
+def filesystem_of(path: Path, mountinfo: str) -> str:
+    """Return the filesystem type of ``path``, as the text of /proc/self/mountinfo tells it."""
+    resolved = path.resolve()
+    deepest, filesystem = -1, ""
+    for line in mountinfo.splitlines():
+        fields, _, tail = line.partition(" - ")
+        mount_point = Path(_unescaped(fields.split()[4]))
+        # The later of two mounts on one point hides the earlier.
+        if resolved.is_relative_to(mount_point) and len(mount_point.parts) >= deepest:
+            deepest, filesystem = len(mount_point.parts), tail.split()[0]
+    return filesystem
+
+
+@contextmanager
+def _only_creator(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked_by_another_process(lock_path: Path) -> bool:
+    """Tell whether LMDB in another process holds the byte of ``lock.mdb`` that every opener holds.
+
+    Opening that file here is safe only because no environment of this process uses it yet.
+    """
+    try:
+        descriptor = os.open(lock_path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        wanted = struct.pack(_FLOCK_LAYOUT, fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+        found = fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted)
+    finally:
+        os.close(descriptor)
+    lock_type: int = struct.unpack(_FLOCK_LAYOUT, found)[0]
+    return lock_type != fcntl.F_UNLCK
+
+
+def _unescaped(mount_point: str) -> str:
+    # mountinfo writes space, tab, newline and backslash as three octal digits.
+    for code in (r"\040", r"\011", r"\012", r"\134"):
+        mount_point = mount_point.replace(code, chr(int(code[1:], 8)))
+    return mount_point

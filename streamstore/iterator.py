@@ -1,0 +1,141 @@
+"""Shard-iterator and paging tokens: positions as opaque text. Pure; the time is passed in.
+
+A token is the URL-safe Base64 of a packed position and a keyed BLAKE2 tag over it. The key belongs to the
+store, so a damaged token and one of another store are refused alike, and reopening keeps tokens valid.
+Never put anything into a token that its holder must not read: it is signed, not encrypted.
+"""
+
+import base64
+import hmac
+import re
+import struct
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+from streamstore.errors import (
+    ExpiredIteratorException,
+    ExpiredNextTokenException,
+    InvalidArgumentException,
+)
+from streamstore.limits import (
+    NEXT_TOKEN_ALIVE_MS,
+    SHARD_ITERATOR_ALIVE_MS,
+    TOKEN_CHARACTERS_MAX,
+)
+from streamstore.model import StreamNumber
+
+__all__ = [
+    "ShardPage",
+    "ShardPosition",
+    "encode_next_token",
+    "encode_shard_iterator",
+    "parse_next_token",
+    "parse_shard_iterator",
+]
+
+CLOCK_SKEW_MS_MAX: Final = 10_000  # YDB: a token from the future is alive for this long
+TAG_BYTES: Final = 12
+SHARD_ITERATOR_LAYOUT: Final = struct.Struct(">BIIQQQ")
+NEXT_TOKEN_LAYOUT: Final = struct.Struct(">BIIQ")
+SHARD_ITERATOR_VERSION: Final = 1
+NEXT_TOKEN_VERSION: Final = 2  # differs, so that neither kind of token passes for the other
+BASE64_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPosition:
+    """A place in a shard: the first record at or after ``sequence`` that arrived at or after ``not_before_ms``."""
+
+    stream_number: StreamNumber
+    shard_index: int
+    sequence: int
+    not_before_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPage:
+    """A place in the list of a stream's shards: behind ``after_shard_index``."""
+
+    stream_name: str
+    stream_number: StreamNumber
+    after_shard_index: int
+
+
+def encode_shard_iterator(position: ShardPosition, *, now_ms: int, secret: bytes) -> str:
+    return _encode(
+        SHARD_ITERATOR_LAYOUT.pack(
+            SHARD_ITERATOR_VERSION,
+            position.stream_number,
+            position.shard_index,
+            position.sequence,
+            position.not_before_ms,
+            now_ms,
+        ),
+        secret,
+    )
+
+
+def parse_shard_iterator(token: object, *, now_ms: int, secret: bytes) -> ShardPosition:
+    payload = _parse(token, SHARD_ITERATOR_VERSION, secret, argument="shard_iterator")
+    _, stream_number, shard_index, sequence, not_before_ms, created_ms = SHARD_ITERATOR_LAYOUT.unpack(payload)
+    if not _alive(created_ms, now_ms, SHARD_ITERATOR_ALIVE_MS):
+        raise ExpiredIteratorException(
+            f"The shard iterator was made at {created_ms} ms, now is {now_ms} ms; it lives for "
+            f"{SHARD_ITERATOR_ALIVE_MS} ms: call get_shard_iterator again."
+        )
+    return ShardPosition(StreamNumber(stream_number), shard_index, sequence, not_before_ms)
+
+
+def encode_next_token(page: ShardPage, *, now_ms: int, secret: bytes) -> str:
+    return _encode(
+        NEXT_TOKEN_LAYOUT.pack(NEXT_TOKEN_VERSION, page.stream_number, page.after_shard_index, now_ms)
+        + page.stream_name.encode(),
+        secret,
+    )
+
+
+def parse_next_token(token: object, *, now_ms: int, secret: bytes) -> ShardPage:
+    payload = _parse(token, NEXT_TOKEN_VERSION, secret, argument="next_token")
+    _, stream_number, after_shard_index, created_ms = NEXT_TOKEN_LAYOUT.unpack_from(payload)
+    if not _alive(created_ms, now_ms, NEXT_TOKEN_ALIVE_MS):
+        raise ExpiredNextTokenException(
+            f"The token was made at {created_ms} ms, now is {now_ms} ms; it lives for "
+            f"{NEXT_TOKEN_ALIVE_MS} ms: start the listing again."
+        )
+    stream_name = payload[NEXT_TOKEN_LAYOUT.size :].decode()
+    return ShardPage(stream_name, StreamNumber(stream_number), after_shard_index)
+
+
+def _encode(payload: bytes, secret: bytes) -> str:
+    return base64.urlsafe_b64encode(payload + _tag(payload, secret)).decode("ascii")
+
+
+def _parse(token: object, version: int, secret: bytes, *, argument: str) -> bytes:
+    """Return the payload of a token that ``_encode`` made with this secret. Its tag proves its shape too."""
+    if (
+        isinstance(token, str)
+        and len(token) <= TOKEN_CHARACTERS_MAX
+        and BASE64_PATTERN.fullmatch(token)
+        and len(token) % 4 == 0
+    ):
+        raw = base64.urlsafe_b64decode(token)
+        payload, tag = raw[:-TAG_BYTES], raw[-TAG_BYTES:]
+        if (
+            payload[:1] == bytes([version])
+            and hmac.compare_digest(tag, _tag(payload, secret))
+            # Encoding again catches the unused bits of the last character, which decoding ignores.
+            and _encode(payload, secret) == token
+        ):
+            return payload
+    raise InvalidArgumentException(
+        argument=argument, value=token, constraint="be a whole token that this store gave out"
+    )
+
+
+def _tag(payload: bytes, secret: bytes) -> bytes:
+    return blake2b(payload, key=secret, digest_size=TAG_BYTES).digest()
+
+
+def _alive(created_ms: int, now_ms: int, alive_ms: int) -> bool:
+    return -CLOCK_SKEW_MS_MAX <= now_ms - created_ms < alive_ms

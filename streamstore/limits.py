@@ -1,0 +1,53 @@
+"""Every number of the service, unit in the name, source beside it.
+
+What differs between the Yandex and the AWS flavour of the service is in ``dialect.py``.
+Sources: the PutRecord document ("doc"), Yandex Data Streams and its implementation ("YDB"), the Kinesis
+model ("AWS"), or a choice of this engine ("ours").
+"""
+
+from typing import Final
+
+# One record: doc, PutRecord request options.
+RECORD_DATA_BYTES_MAX: Final = 1_048_576
+PARTITION_KEY_CHARACTERS_MAX: Final = 256
+STREAM_NAME_CHARACTERS_MAX: Final = 128
+HASH_KEY_MAX: Final = 2**128 - 1  # AWS, YDB: an MD5 as an unsigned integer
+SEQUENCE_NUMBER_DIGITS_MAX: Final = 129  # doc: 0|([1-9]\d{0,128})
+
+# Reading: AWS, YDB.
+GET_RECORDS_LIMIT_MAX: Final = 10_000
+GET_RECORDS_BYTES_MAX: Final = 10 * 1_048_576
+SHARD_ITERATOR_ALIVE_MS: Final = 300_000
+NEXT_TOKEN_ALIVE_MS: Final = 300_000
+TOKEN_CHARACTERS_MAX: Final = 512  # AWS: ShardIterator; ours for NextToken too
+TIMESTAMP_AHEAD_MS_MAX: Final = 10_000  # YDB: AT_TIMESTAMP may lie this far in the future
+
+# Listing: AWS, YDB.
+LIST_LIMIT_MAX: Final = 10_000
+LIST_STREAMS_LIMIT_DEFAULT: Final = 100
+DESCRIBE_STREAM_LIMIT_DEFAULT: Final = 100
+LIST_SHARDS_LIMIT_DEFAULT: Final = 10_000  # ours: a local listing costs nothing
+
+# Write quota per shard: YDB values, 1,000 records/s from doc limits page. A shard saves up one second of it.
+WRITE_QUOTA_KB_PER_SEC_CHOICES: Final = (128, 512, 1024)
+WRITE_QUOTA_RECORDS_PER_SEC: Final = 1_000
+WRITE_QUOTA_BURST_US: Final = 1_000_000
+# The most that one put can leave to be paid: a full second, and the largest record at the smallest quota.
+WRITE_QUOTA_DEBT_US_MAX: Final = WRITE_QUOTA_BURST_US + (
+    (RECORD_DATA_BYTES_MAX + 4 * PARTITION_KEY_CHARACTERS_MAX)
+    * 1_000_000
+    // (min(WRITE_QUOTA_KB_PER_SEC_CHOICES) * 1024)
+    + 1
+)
+
+# How much one store holds: ours. A shard is one named LMDB database, and a process keeps a handle for each
+# it touched; LMDB reserves memory for MAX_DBS handles in every transaction.
+SHARDS_PER_STORE_MAX: Final = 4_000
+SEQUENCE_NUMBER_MAX: Final = 2**64 - 1  # eight bytes on disk
+
+# The memory map: ours. Address space, not disk.
+MAP_BYTES_MIN: Final = 2**20
+MAP_BYTES_DEFAULT: Final = 2**40
+MAP_BYTES_MAX: Final = 2**46
+
+assert RECORD_DATA_BYTES_MAX < GET_RECORDS_BYTES_MAX, "one page must hold the largest record"

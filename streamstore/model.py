@@ -1,0 +1,221 @@
+"""The nouns: what requests and results are made of. Values only; nothing here reads or decides.
+
+``Record`` and ``PutRecordResult`` are named tuples, the rest frozen slotted dataclasses: one of the two is
+made for every record, and building a frozen dataclass of four fields takes five times as long.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple, NewType
+
+__all__ = [
+    "ChildShard",
+    "EncryptionType",
+    "GetRecordsResult",
+    "HashKeyRange",
+    "ListShardsResult",
+    "ListStreamsResult",
+    "NewRecord",
+    "PutRecordResult",
+    "Record",
+    "SequenceNumberRange",
+    "Shard",
+    "ShardCounter",
+    "ShardIteratorType",
+    "StoredShard",
+    "StoredStream",
+    "StreamDescription",
+    "StreamNumber",
+    "StreamSettings",
+    "SyncMode",
+]
+
+StreamNumber = NewType("StreamNumber", int)
+"""Identifies a stream on disk. Never reused, so a recreated stream shares nothing with the old one."""
+
+EncryptionType = Literal["NONE"]
+StreamStatus = Literal["ACTIVE"]
+SyncMode = Literal["full", "normal", "off"]
+ShardIteratorType = Literal["AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
+
+
+class PutRecordResult(NamedTuple):
+    """Where a record was stored. ``sequence_number`` is decimal text, counting from "0" in each shard."""
+
+    shard_id: str
+    sequence_number: str
+    encryption_type: EncryptionType = "NONE"
+
+
+class Record(NamedTuple):
+    """One stored record. ``arrival_ms`` is its arrival time in milliseconds since 1970 UTC."""
+
+    sequence_number: str
+    partition_key: str
+    data: bytes
+    arrival_ms: int
+
+    @property
+    def approximate_arrival_timestamp(self) -> datetime:
+        return datetime_of_ms(self.arrival_ms)
+
+    @property
+    def encryption_type(self) -> EncryptionType:
+        return "NONE"
+
+
+@dataclass(frozen=True, slots=True)
+class HashKeyRange:
+    """The hash keys of a shard, both ends inclusive, each 0 to 2**128 - 1."""
+
+    starting_hash_key: int
+    ending_hash_key: int
+
+    def __contains__(self, hash_key: int) -> bool:
+        return self.starting_hash_key <= hash_key <= self.ending_hash_key
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceNumberRange:
+    """The sequence numbers of a shard. ``ending_sequence_number`` is None while the shard is open."""
+
+    starting_sequence_number: str
+    ending_sequence_number: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard as ``describe_stream`` and ``list_shards`` show it."""
+
+    shard_id: str
+    hash_key_range: HashKeyRange
+    sequence_number_range: SequenceNumberRange
+    parent_shard_id: str | None = None
+    adjacent_parent_shard_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildShard:
+    """A shard that continues a closed one."""
+
+    shard_id: str
+    parent_shards: tuple[str, ...]
+    hash_key_range: HashKeyRange
+
+
+@dataclass(frozen=True, slots=True)
+class GetRecordsResult:
+    """One page of a shard.
+
+    ``next_shard_iterator`` continues behind the last record, or at the same place when there was none. It is
+    None, and ``child_shards`` is filled, only at the end of a closed shard.
+    ``millis_behind_latest`` is 0 exactly when the page reaches the newest record, otherwise the time from
+    the page's last record to the newest one, at least 1.
+    """
+
+    records: Sequence[Record]
+    next_shard_iterator: str | None
+    millis_behind_latest: int
+    child_shards: tuple[ChildShard, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """A validated record on its way in. ``hash_key`` decides its shard, ``sent_ms`` is when the caller sent it.
+
+    ``sequence_number_for_ordering``, if given, must be a number that the target shard has passed.
+    """
+
+    partition_key: str
+    data: bytes
+    hash_key: int
+    sequence_number_for_ordering: int | None
+    sent_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredShard:
+    """A shard as the stream's entry keeps it. Its index is its place in ``StoredStream.shards``.
+
+    ``parent_indexes`` holds none, one (split) or two (merge) indexes; ``next_sequence_at_close`` is None while
+    the shard is open, afterwards the number that its next record would have had.
+    """
+
+    hash_key_range: HashKeyRange
+    parent_indexes: tuple[int, ...] = ()
+    first_sequence: int = 0
+    next_sequence_at_close: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStream:
+    """A stream as the store keeps it."""
+
+    name: str
+    number: StreamNumber
+    creation_ms: int
+    retention_hours: int
+    write_quota_kb_per_sec: int | None
+    shards: tuple[StoredShard, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """What a caller asks of a new stream, validated."""
+
+    name: str
+    shard_count: int
+    retention_hours: int
+    write_quota_kb_per_sec: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCounter:
+    """The per-shard counter, read and written in the transaction of the records that it numbers.
+
+    The shard holds exactly the records ``first_sequence`` to ``next_sequence - 1``. The two ``_full_at_us`` times are when the shard's quota of bytes and of records is whole again; 0 if it
+    never was touched.
+    """
+
+    first_sequence: int = 0
+    next_sequence: int = 0
+    last_arrival_ms: int = 0
+    quota_bytes_full_at_us: int = 0
+    quota_records_full_at_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDescription:
+    """A stream as ``describe_stream`` shows it, with one page of its shards."""
+
+    stream_name: str
+    stream_status: StreamStatus
+    stream_creation_timestamp: datetime
+    retention_period_hours: int
+    write_quota_kb_per_sec: int | None
+    shards: tuple[Shard, ...]
+    has_more_shards: bool
+    encryption_type: EncryptionType = "NONE"
+
+
+@dataclass(frozen=True, slots=True)
+class ListStreamsResult:
+    """One page of stream names in bytewise order."""
+
+    stream_names: tuple[str, ...]
+    has_more_streams: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListShardsResult:
+    """One page of shards in the order of their ids; ``next_token`` is None on the last page."""
+
+    shards: tuple[Shard, ...]
+    next_token: str | None
+
+
+def datetime_of_ms(time_ms: int) -> datetime:
+    """Return milliseconds since 1970 as an aware UTC datetime, exact to the millisecond."""
+    seconds, milliseconds = divmod(time_ms, 1000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=milliseconds * 1000)

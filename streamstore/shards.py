@@ -1,0 +1,289 @@
+"""The records of shards inside a transaction: route, throttle, number, append; find, read, prove.
+
+``ShardAppender`` is the only write path of records, ``read_page`` the only read path. The per-shard counter is
+loaded and saved in the transaction of the records that it numbers, never kept longer: other processes write too.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from streamstore.dialect import Dialect
+from streamstore.disk_format import (
+    COUNTERS_DATABASE,
+    DamagedValueError,
+    RecordFormat,
+    counter_key,
+    decode_counter,
+    encode_counter,
+    record_key,
+    records_database,
+    sequence_of_record_key,
+)
+from streamstore.engine import ReadTransaction, WriteTransaction
+from streamstore.errors import (
+    CorruptRecordError,
+    InvalidArgumentException,
+    ProvisionedThroughputExceededException,
+    ResourceNotFoundException,
+    StoreFormatError,
+)
+from streamstore.limits import (
+    GET_RECORDS_BYTES_MAX,
+    SEQUENCE_NUMBER_MAX,
+    WRITE_QUOTA_BURST_US,
+    WRITE_QUOTA_DEBT_US_MAX,
+    WRITE_QUOTA_RECORDS_PER_SEC,
+)
+from streamstore.model import NewRecord, PutRecordResult, Record, ShardCounter, StreamNumber
+from streamstore.streams import KnownStream, StreamCatalog
+
+__all__ = ["Page", "ShardAppender", "ShardReader"]
+
+US_PER_SECOND: Final = 1_000_000
+BYTES_PER_KB: Final = 1024
+
+
+class _OpenShard:
+    """A shard that this transaction appends to: its counter so far, and the records to flush."""
+
+    __slots__ = ("counter", "database", "format", "items", "shard_id", "shard_index", "stream_number")
+
+    def __init__(self, stream_number: StreamNumber, shard_index: int, shard_id: str, counter: ShardCounter) -> None:
+        self.stream_number = stream_number
+        self.shard_index = shard_index
+        self.shard_id = shard_id
+        self.counter = counter
+        self.database = records_database(stream_number, shard_index)
+        self.format = RecordFormat(stream_number, shard_index)
+        self.items: list[tuple[bytes, bytes]] = []
+
+
+class ShardAppender:
+    """Puts records in one write transaction. Nothing is in the transaction before ``flush``."""
+
+    def __init__(self, transaction: WriteTransaction, catalog: StreamCatalog, dialect: Dialect) -> None:
+        self._transaction = transaction
+        self._catalog = catalog
+        self._dialect = dialect
+        self._shards: dict[tuple[StreamNumber, int], _OpenShard] = {}
+        self._streams: dict[str, KnownStream] = {}
+
+    def put(self, stream_name: str, record: NewRecord) -> PutRecordResult:
+        """Number the record in the shard of its hash key. A refusal leaves the transaction as it was."""
+        stream = self._stream(stream_name)
+        shard = self._shard(stream, stream.router.shard_index_of(record.hash_key))
+        counter = shard.counter
+        sequence = counter.next_sequence
+        _check_ordering(record.sequence_number_for_ordering, shard)
+        if sequence > SEQUENCE_NUMBER_MAX:
+            raise StoreFormatError(f"{shard.shard_id} has used all {SEQUENCE_NUMBER_MAX:,} sequence numbers.")
+        # Times within a shard never go back, whatever the clock does, so that a time is found by bisection.
+        arrival_ms = max(record.sent_ms, counter.last_arrival_ms)
+        if stream.stored.write_quota_kb_per_sec is not None:
+            counter = _charge(counter, record, stream.stored.write_quota_kb_per_sec, stream_name, shard.shard_id)
+        shard.counter = replace(counter, next_sequence=sequence + 1, last_arrival_ms=arrival_ms)
+        key = record_key(sequence)
+        shard.items.append((key, shard.format.encode(key, arrival_ms, record.partition_key, record.data)))
+        return PutRecordResult(shard.shard_id, str(sequence))
+
+    def flush(self) -> WriteTransaction:
+        """Move what was put into the transaction, one append and one counter a shard, and return it.
+
+        Whatever changes streams starts with this, so that it finds them as the puts before it left them.
+        """
+        for shard in self._shards.values():
+            if shard.items:
+                self._transaction.append(shard.database, shard.items)
+                self._transaction.put(
+                    COUNTERS_DATABASE,
+                    counter_key(shard.stream_number, shard.shard_index),
+                    encode_counter(shard.stream_number, shard.shard_index, shard.counter),
+                )
+        self._shards.clear()
+        self._streams.clear()
+        return self._transaction
+
+    def _stream(self, stream_name: str) -> KnownStream:
+        stream = self._streams.get(stream_name)
+        if stream is None:
+            stream = self._streams[stream_name] = self._catalog.load(self._transaction, stream_name)
+        return stream
+
+    def _shard(self, stream: KnownStream, shard_index: int) -> _OpenShard:
+        address = (stream.stored.number, shard_index)
+        shard = self._shards.get(address)
+        if shard is None:
+            counter = load_counter(self._transaction, *address)
+            if counter is None:
+                raise StoreFormatError(f"The counter of shard {shard_index} of {stream.stored.name} is missing.")
+            shard = _OpenShard(*address, self._dialect.shard_id(shard_index), counter)
+            self._check_counter(shard)
+            self._shards[address] = shard
+        return shard
+
+    def _check_counter(self, shard: _OpenShard) -> None:
+        """Prove the counter against the records, so that no record is overwritten and no number skipped."""
+        counter = shard.counter
+        last_key = self._transaction.last_key(shard.database)
+        next_by_records = counter.first_sequence if last_key is None else sequence_of_record_key(last_key) + 1
+        if next_by_records != counter.next_sequence:
+            raise StoreFormatError(
+                f"{shard.shard_id} is damaged: its counter says that record {counter.next_sequence} comes next, its "
+                f"records say {next_by_records}. Nothing was stored."
+            )
+
+
+class Page(NamedTuple):
+    """Records of one shard in order, and where they end.
+
+    ``next_sequence`` is the number behind the last record; ``next_not_before_ms`` is 0 unless the wanted time is
+    still to come.
+    """
+
+    records: list[Record]
+    next_sequence: int
+    next_not_before_ms: int
+    millis_behind_latest: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReader:
+    """Reads one shard in one snapshot."""
+
+    transaction: ReadTransaction
+    stream_number: StreamNumber
+    shard_index: int
+    shard_id: str
+
+    def counter(self) -> ShardCounter:
+        counter = load_counter(self.transaction, self.stream_number, self.shard_index)
+        if counter is None:
+            raise ResourceNotFoundException(
+                resource=f"The stream of this {self.shard_id}", remedy="it was deleted after the iterator was made"
+            )
+        return counter
+
+    def read_page(self, sequence: int, *, not_before_ms: int, limit: int) -> Page:
+        """Return up to ``limit`` records, at most 10 MiB, at or after the position; below the oldest, from there."""
+        counter = self.counter()
+        start = max(sequence, counter.first_sequence)
+        if not_before_ms:
+            start = self._first_not_before(not_before_ms, start, counter)
+        if start >= counter.next_sequence:
+            still_to_come = not_before_ms if not_before_ms > counter.last_arrival_ms else 0
+            return Page([], start, still_to_come, 0)
+        records = self._collect(start, min(start + limit, counter.next_sequence))
+        next_sequence = start + len(records)
+        behind_ms = 0
+        if next_sequence < counter.next_sequence:
+            behind_ms = max(1, counter.last_arrival_ms - records[-1].arrival_ms)
+        return Page(records, next_sequence, 0, behind_ms)
+
+    def records(self, start: int, stop: int) -> Iterator[Record]:
+        """Yield every record with a number in [start, stop), proving each."""
+        record_format = RecordFormat(self.stream_number, self.shard_index)
+        decode = record_format.decode
+        sequence = start
+        for key, value in self.transaction.items_from(self._database(), record_key(start)):
+            if sequence >= stop:
+                return
+            if sequence_of_record_key(key) != sequence:
+                break
+            try:
+                yield decode(key, value)
+            except DamagedValueError as error:
+                raise self._corrupt(sequence, str(error)) from error
+            sequence += 1
+        if sequence < stop:
+            raise self._corrupt(sequence, "it is missing")
+
+    def _collect(self, start: int, stop: int) -> list[Record]:
+        records: list[Record] = []
+        bytes_left = GET_RECORDS_BYTES_MAX
+        try:
+            for record in self.records(start, stop):
+                bytes_left -= len(record.data) + len(record.partition_key.encode())
+                if bytes_left < 0:
+                    break
+                records.append(record)
+        except CorruptRecordError:
+            # The records before the damaged one are good; the next page starts at it, and says so.
+            if not records:
+                raise
+        return records
+
+    def _first_not_before(self, time_ms: int, start: int, counter: ShardCounter) -> int:
+        """Bisect for the first record from ``start`` on that arrived at or after ``time_ms``."""
+        low, high = start, counter.next_sequence
+        while low < high:
+            middle = (low + high) // 2
+            record = next(self.records(middle, middle + 1))
+            if record.arrival_ms < time_ms:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def _database(self) -> bytes:
+        return records_database(self.stream_number, self.shard_index)
+
+    def _corrupt(self, sequence: int, problem: str) -> CorruptRecordError:
+        return CorruptRecordError(shard_id=self.shard_id, sequence_number=str(sequence), problem=problem)
+
+
+def load_counter(transaction: ReadTransaction, stream_number: StreamNumber, shard_index: int) -> ShardCounter | None:
+    """Return the shard's counter, or None if there is no such shard."""
+    value = transaction.get(COUNTERS_DATABASE, counter_key(stream_number, shard_index))
+    if value is None:
+        return None
+    try:
+        return decode_counter(stream_number, shard_index, value)
+    except DamagedValueError as error:
+        raise StoreFormatError(f"The counter of shard {shard_index} is damaged: {error}.") from error
+
+
+def _check_ordering(sequence_number_for_ordering: int | None, shard: _OpenShard) -> None:
+    next_sequence = shard.counter.next_sequence
+    if sequence_number_for_ordering is not None and sequence_number_for_ordering >= next_sequence:
+        raise InvalidArgumentException(
+            argument="sequence_number_for_ordering",
+            value=str(sequence_number_for_ordering),
+            constraint=(
+                f"be a number that {shard.shard_id} has given out already, lower than {next_sequence}: pass the "
+                "sequence_number of an earlier put with this partition key"
+            ),
+        )
+
+
+def _charge(counter: ShardCounter, record: NewRecord, kb_per_sec: int, stream_name: str, shard_id: str) -> ShardCounter:
+    """Take the record from the shard's quotas of bytes and of records, or refuse it.
+
+    A quota is a bucket that holds one second of it, kept as the time when it is full again. A record that costs
+    more than a full bucket is let through by a full one, and the shard then waits until it is paid for.
+    """
+    now_us = record.sent_ms * 1000
+    record_bytes = len(record.data) + len(record.partition_key.encode())
+    bytes_full_at_us, bytes_wait_us = _take(
+        counter.quota_bytes_full_at_us,
+        cost_us=-(-record_bytes * US_PER_SECOND // (kb_per_sec * BYTES_PER_KB)),
+        now_us=now_us,
+    )
+    records_full_at_us, records_wait_us = _take(
+        counter.quota_records_full_at_us, cost_us=US_PER_SECOND // WRITE_QUOTA_RECORDS_PER_SEC, now_us=now_us
+    )
+    wait_us = max(bytes_wait_us, records_wait_us)
+    if wait_us > 0:
+        raise ProvisionedThroughputExceededException(
+            stream_name=stream_name, shard_id=shard_id, retry_after_ms=-(-wait_us // 1000)
+        )
+    return replace(counter, quota_bytes_full_at_us=bytes_full_at_us, quota_records_full_at_us=records_full_at_us)
+
+
+def _take(full_at_us: int, *, cost_us: int, now_us: int) -> tuple[int, int]:
+    """Return when the bucket is full again after the taking, and how long to wait before it may happen."""
+    if full_at_us > now_us + WRITE_QUOTA_DEBT_US_MAX:
+        full_at_us = now_us  # no put makes such a debt: the clock was set back
+    owed_us = max(0, full_at_us - now_us)
+    wait_us = owed_us - max(0, WRITE_QUOTA_BURST_US - cost_us)
+    return now_us + owed_us + cost_us, wait_us

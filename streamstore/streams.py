@@ -1,0 +1,160 @@
+"""The control plane inside a transaction: find, create, delete and list streams.
+
+Every function takes the transaction that it works in; none commits, and none changes anything before all its
+refusals are behind it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from streamstore.dialect import Dialect
+from streamstore.disk_format import (
+    COUNTERS_DATABASE,
+    FORMAT_DATABASE,
+    NEXT_STREAM_NUMBER_KEY,
+    SHARD_COUNT_KEY,
+    STREAMS_DATABASE,
+    DamagedValueError,
+    counter_key,
+    decode_format_int,
+    decode_stream,
+    encode_counter,
+    encode_format_value,
+    encode_stream,
+    records_database,
+    stream_key,
+)
+from streamstore.engine import ReadTransaction, WriteTransaction
+from streamstore.errors import (
+    LimitExceededException,
+    ResourceInUseException,
+    ResourceNotFoundException,
+    StoreFormatError,
+)
+from streamstore.limits import SHARDS_PER_STORE_MAX
+from streamstore.model import ShardCounter, StoredShard, StoredStream, StreamNumber, StreamSettings
+from streamstore.routing import ShardRouter, slice_hash_keys
+
+__all__ = [
+    "KnownStream",
+    "StreamCatalog",
+    "create_stream",
+    "delete_stream",
+    "iterate_stream_names",
+    "load_format_int",
+    "shard_index_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownStream:
+    """A decoded stream with the router of its open shards."""
+
+    stored: StoredStream
+    router: ShardRouter
+
+
+class StreamCatalog:
+    """Loads streams, and decodes an entry again only when its bytes have changed.
+
+    The bytes are read in the caller's transaction every time, so what it returns is never older than that.
+    """
+
+    def __init__(self) -> None:
+        self._decoded: dict[str, tuple[bytes, KnownStream]] = {}
+
+    def load(self, transaction: ReadTransaction, stream_name: str) -> KnownStream:
+        key = stream_key(stream_name)
+        value = transaction.get(STREAMS_DATABASE, key)
+        if value is None:
+            self._decoded.pop(stream_name, None)
+            raise ResourceNotFoundException(
+                resource=f"Stream {stream_name}", remedy="create it with create_stream, or see list_streams"
+            )
+        known = self._decoded.get(stream_name)
+        if known is not None and known[0] == value:
+            return known[1]
+        stored = _decode(key, value)
+        stream = KnownStream(stored, ShardRouter(stored.shards))
+        self._decoded[stream_name] = (value, stream)
+        return stream
+
+
+def shard_index_of(stream: StoredStream, shard_id: str, dialect: Dialect) -> int:
+    """Return the index of one of the stream's shards. Only the exact id will do: "shard-0000001" is none."""
+    match = dialect.shard_id_pattern.fullmatch(shard_id)
+    shard_index = int(match[1]) if match else len(stream.shards)
+    if shard_index >= len(stream.shards) or dialect.shard_id(shard_index) != shard_id:
+        raise ResourceNotFoundException(
+            resource=f"Shard {shard_id} in stream {stream.name}", remedy="see list_shards for those that do"
+        )
+    return shard_index
+
+
+def create_stream(transaction: WriteTransaction, settings: StreamSettings, *, now_ms: int, dialect: Dialect) -> None:
+    key = stream_key(settings.name)
+    if transaction.get(STREAMS_DATABASE, key) is not None:
+        raise ResourceInUseException(
+            resource=f"Stream {settings.name}", remedy="use it, delete it first, or choose another name"
+        )
+    shards_before = load_format_int(transaction, SHARD_COUNT_KEY)
+    if shards_before + settings.shard_count > SHARDS_PER_STORE_MAX:
+        raise LimitExceededException(
+            limit=f"{SHARDS_PER_STORE_MAX} shards per store",
+            remedy=f"{shards_before} exist, {settings.shard_count} more are asked for: delete streams or use a second store",
+        )
+    number = StreamNumber(load_format_int(transaction, NEXT_STREAM_NUMBER_KEY))
+    stream = StoredStream(
+        name=settings.name,
+        number=number,
+        creation_ms=now_ms,
+        retention_hours=settings.retention_hours,
+        write_quota_kb_per_sec=settings.write_quota_kb_per_sec,
+        shards=tuple(map(StoredShard, slice_hash_keys(settings.shard_count, dialect))),
+    )
+    for shard_index in range(settings.shard_count):
+        transaction.put(
+            COUNTERS_DATABASE,
+            counter_key(number, shard_index),
+            encode_counter(number, shard_index, ShardCounter()),
+        )
+    _save_format_int(transaction, NEXT_STREAM_NUMBER_KEY, number + 1)
+    _save_format_int(transaction, SHARD_COUNT_KEY, shards_before + settings.shard_count)
+    transaction.put(STREAMS_DATABASE, key, encode_stream(stream))
+
+
+def delete_stream(transaction: WriteTransaction, stream: StoredStream) -> None:
+    for shard_index in range(len(stream.shards)):
+        transaction.drop(records_database(stream.number, shard_index))
+        transaction.delete(COUNTERS_DATABASE, counter_key(stream.number, shard_index))
+    shards_before = load_format_int(transaction, SHARD_COUNT_KEY)
+    _save_format_int(transaction, SHARD_COUNT_KEY, shards_before - len(stream.shards))
+    transaction.delete(STREAMS_DATABASE, stream_key(stream.name))
+
+
+def iterate_stream_names(transaction: ReadTransaction, after: str) -> Iterator[str]:
+    """Yield the names greater than ``after`` in bytewise order."""
+    for key, _ in transaction.items_from(STREAMS_DATABASE, stream_key(after)):
+        if key != stream_key(after):
+            yield key.decode()
+
+
+def load_format_int(transaction: ReadTransaction, key: bytes) -> int:
+    value = transaction.get(FORMAT_DATABASE, key)
+    try:
+        if value is None:
+            raise DamagedValueError(f"{key!r} is missing from the format database")
+        return decode_format_int(key, value)
+    except DamagedValueError as error:
+        raise StoreFormatError(f"The store is damaged: {error}.") from error
+
+
+def _save_format_int(transaction: WriteTransaction, key: bytes, value: int) -> None:
+    transaction.put(FORMAT_DATABASE, key, encode_format_value(key, value))
+
+
+def _decode(key: bytes, value: bytes) -> StoredStream:
+    try:
+        return decode_stream(key, value)
+    except DamagedValueError as error:
+        raise StoreFormatError(f"The entry of stream {key!r} is damaged: {error}.") from error

@@ -1,0 +1,256 @@
+"""Raw arguments in, typed values out. Pure: reads no clock and no store.
+
+Each function refuses with ``InvalidArgumentException``, whose ``constraint`` completes "must ...".
+Sources: the PutRecord document for put_record, the Kinesis model for the rest.
+"""
+
+import math
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Final, TypeGuard, get_args
+
+from streamstore.dialect import Dialect
+from streamstore.errors import InvalidArgumentException
+from streamstore.limits import (
+    HASH_KEY_MAX,
+    PARTITION_KEY_CHARACTERS_MAX,
+    RECORD_DATA_BYTES_MAX,
+    SEQUENCE_NUMBER_DIGITS_MAX,
+    STREAM_NAME_CHARACTERS_MAX,
+    TIMESTAMP_AHEAD_MS_MAX,
+    WRITE_QUOTA_KB_PER_SEC_CHOICES,
+)
+from streamstore.model import NewRecord, ShardIteratorType, StreamSettings, SyncMode
+from streamstore.routing import hash_key_of_partition_key
+
+# [0-9], because \d matches the digits of every script. Always used with fullmatch.
+HASH_KEY_PATTERN: Final = re.compile(r"0|([1-9][0-9]{0,38})")
+SEQUENCE_NUMBER_PATTERN: Final = re.compile(rf"0|([1-9][0-9]{{0,{SEQUENCE_NUMBER_DIGITS_MAX - 1}}})")
+SHARD_ID_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+
+SHARD_ITERATOR_TYPES: Final[tuple[str, ...]] = get_args(ShardIteratorType)
+SYNC_MODES: Final[tuple[str, ...]] = get_args(SyncMode)
+
+
+def parse_new_record(
+    data: object,
+    partition_key: object,
+    *,
+    explicit_hash_key: object,
+    sequence_number_for_ordering: object,
+    sent_ms: int,
+) -> NewRecord:
+    """Return what put_record may store, with the hash key that decides its shard."""
+    record_data = parse_data(data)
+    key = parse_partition_key(partition_key)
+    hash_key = parse_explicit_hash_key(explicit_hash_key)
+    ordering = (
+        None
+        if sequence_number_for_ordering is None
+        else parse_sequence_number("sequence_number_for_ordering", sequence_number_for_ordering)
+    )
+    return NewRecord(
+        partition_key=key,
+        data=record_data,
+        hash_key=hash_key_of_partition_key(key) if hash_key is None else hash_key,
+        sequence_number_for_ordering=ordering,
+        sent_ms=sent_ms,
+    )
+
+
+def parse_stream_name(argument: str, value: object, dialect: Dialect) -> str:
+    if (
+        isinstance(value, str)
+        and len(value) <= STREAM_NAME_CHARACTERS_MAX
+        and dialect.stream_name_pattern.fullmatch(value)
+    ):
+        return value
+    raise InvalidArgumentException(
+        argument=argument,
+        value=value,
+        constraint=f"be a str of 1 to {STREAM_NAME_CHARACTERS_MAX} characters: {dialect.stream_name_rule}",
+    )
+
+
+def parse_data(value: object) -> bytes:
+    """Return the payload as bytes of its own, so that a caller's later change cannot reach it."""
+    if type(value) is bytes and len(value) <= RECORD_DATA_BYTES_MAX:
+        return value
+    try:
+        view = memoryview(value)  # type: ignore[arg-type] # not a buffer: TypeError
+    except TypeError:
+        view = None
+    if view is None or view.nbytes > RECORD_DATA_BYTES_MAX:
+        raise InvalidArgumentException(
+            argument="data",
+            value=value,
+            constraint=f"be a bytes-like object of 0 to {RECORD_DATA_BYTES_MAX:,} bytes",
+        )
+    return view.tobytes()
+
+
+def parse_partition_key(value: object) -> str:
+    if isinstance(value, str) and 1 <= len(value) <= PARTITION_KEY_CHARACTERS_MAX and _encodes_to_utf8(value):
+        return value
+    raise InvalidArgumentException(
+        argument="partition_key",
+        value=value,
+        constraint=f"be a str of 1 to {PARTITION_KEY_CHARACTERS_MAX} characters without lone surrogates",
+    )
+
+
+def parse_explicit_hash_key(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and HASH_KEY_PATTERN.fullmatch(value):
+        hash_key = int(value)
+        if hash_key <= HASH_KEY_MAX:
+            return hash_key
+    raise InvalidArgumentException(
+        argument="explicit_hash_key",
+        value=value,
+        constraint="be a decimal number as str, without sign or leading zeros, in [0, 2^128-1]",
+    )
+
+
+def parse_sequence_number(argument: str, value: object) -> int:
+    if isinstance(value, str) and SEQUENCE_NUMBER_PATTERN.fullmatch(value):
+        return int(value)
+    raise InvalidArgumentException(
+        argument=argument,
+        value=value,
+        constraint=(
+            "be a sequence number: a decimal number as str, without sign or leading zeros, "
+            f"of at most {SEQUENCE_NUMBER_DIGITS_MAX} digits"
+        ),
+    )
+
+
+def parse_shard_id(argument: str, value: object) -> str:
+    if isinstance(value, str) and SHARD_ID_PATTERN.fullmatch(value):
+        return value
+    raise InvalidArgumentException(
+        argument=argument,
+        value=value,
+        constraint="be a str of 1 to 128 letters, digits, '_', '.' and '-'",
+    )
+
+
+def parse_shard_iterator_type(value: object) -> ShardIteratorType:
+    if _is_shard_iterator_type(value):
+        return value
+    raise InvalidArgumentException(
+        argument="shard_iterator_type",
+        value=value,
+        constraint=f"be one of {', '.join(SHARD_ITERATOR_TYPES)}",
+    )
+
+
+def parse_timestamp(value: object, *, now_ms: int) -> int:
+    """Return an aware datetime, or seconds since 1970 as int or float, as milliseconds."""
+    time_ms: int | None = None
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        time_ms = round(value.timestamp() * 1000)
+    elif is_int(value) and value >= 0:
+        time_ms = value * 1000
+    elif isinstance(value, float) and math.isfinite(value) and value >= 0:
+        time_ms = round(value * 1000)
+    if time_ms is not None and 0 <= time_ms <= now_ms + TIMESTAMP_AHEAD_MS_MAX:
+        return time_ms
+    raise InvalidArgumentException(
+        argument="timestamp",
+        value=value,
+        constraint=(
+            "be an aware datetime or seconds since 1970 UTC, not before 1970 and not in the future; "
+            f"now is {now_ms / 1000:.3f}"
+        ),
+    )
+
+
+def parse_whole_number(argument: str, value: object, *, first: int, last: int) -> int:
+    """Return an int in [first, last]; True and False are no numbers here."""
+    if is_int(value) and first <= value <= last:
+        return value
+    raise InvalidArgumentException(
+        argument=argument, value=value, constraint=f"be a whole number from {first:,} to {last:,}"
+    )
+
+
+def parse_path(value: object) -> Path:
+    if isinstance(value, (str, os.PathLike)):
+        path = Path(os.fsdecode(value))
+        if "\0" not in os.fspath(path):
+            return path
+    raise InvalidArgumentException(
+        argument="path", value=value, constraint="be the path of a folder, as str or os.PathLike"
+    )
+
+
+def parse_stream_settings(
+    stream_name: object,
+    *,
+    shard_count: object,
+    retention_hours: object,
+    write_quota_kb_per_sec: object,
+    dialect: Dialect,
+) -> StreamSettings:
+    return StreamSettings(
+        name=parse_stream_name("stream_name", stream_name, dialect),
+        shard_count=_parse_shard_count(shard_count),
+        retention_hours=(
+            dialect.retention_hours_default
+            if retention_hours is None
+            else parse_whole_number(
+                "retention_hours",
+                retention_hours,
+                first=dialect.retention_hours_min,
+                last=dialect.retention_hours_max,
+            )
+        ),
+        write_quota_kb_per_sec=_parse_write_quota(write_quota_kb_per_sec),
+    )
+
+
+def parse_sync_mode(value: object) -> SyncMode:
+    if _is_sync_mode(value):
+        return value
+    raise InvalidArgumentException(argument="sync", value=value, constraint=f"be one of {', '.join(SYNC_MODES)}")
+
+
+def is_int(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _parse_shard_count(value: object) -> int:
+    # No upper bound here: too many shards is LimitExceededException, and the store knows how many it has.
+    if is_int(value) and value >= 1:
+        return value
+    raise InvalidArgumentException(argument="shard_count", value=value, constraint="be a whole number of at least 1")
+
+
+def _parse_write_quota(value: object) -> int | None:
+    if value is None or (is_int(value) and value in WRITE_QUOTA_KB_PER_SEC_CHOICES):
+        return value
+    raise InvalidArgumentException(
+        argument="write_quota_kb_per_sec",
+        value=value,
+        constraint=f"be None (no quota) or one of {WRITE_QUOTA_KB_PER_SEC_CHOICES}",
+    )
+
+
+def _encodes_to_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_shard_iterator_type(value: object) -> TypeGuard[ShardIteratorType]:
+    return isinstance(value, str) and value in SHARD_ITERATOR_TYPES
+
+
+def _is_sync_mode(value: object) -> TypeGuard[SyncMode]:
+    return isinstance(value, str) and value in SYNC_MODES
