@@ -1,0 +1,247 @@
+"""The subcommands: each parses its arguments, calls the store and prints. No rule of the engine is repeated here."""
+
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+from streamstore import (
+    ProvisionedThroughputExceededException,
+    PutRecordResult,
+    ResourceInUseException,
+    ResourceNotFoundException,
+    StoreNotFoundError,
+    StreamStore,
+    StreamStoreError,
+)
+from streamstore.cli.ending import CommandError, Interrupted, UsageError, say, tidy_ending
+from streamstore.cli.lines import (
+    NEWLINE,
+    input_bytes,
+    open_input,
+    partition_key_of_line,
+    read_lines,
+    record_data,
+)
+from streamstore.cli.progress import LineProgress
+from streamstore.cli.verify import LineComparison, shard_ids_of
+
+__all__ = ["app"]
+
+SHARD_COUNT_DEFAULT: Final = 1
+SHARDS_SHOWN_MAX: Final = 10_000  # the most that one describe_stream tells
+
+# "\b" keeps the lines of a paragraph as they are.
+EXAMPLES: Final = """\b
+Examples:
+  streamstore put ./events clicks app.log --create --shards 4
+  tail -f app.log | streamstore put ./events clicks
+  streamstore get ./events clicks | wc -l
+  streamstore verify ./events clicks app.log
+"""
+PUT_EXAMPLES: Final = """\b
+Examples:
+  streamstore put ./events clicks app.log --create --shards 4
+  gunzip -c app.log.gz | streamstore put ./events clicks
+  echo hello | streamstore put ./events clicks --partition-key user1
+"""
+GET_EXAMPLES: Final = """\b
+Examples:
+  streamstore get ./events clicks | grep ERROR
+  streamstore get ./events clicks --shard shard-000000 | head
+"""
+VERIFY_EXAMPLES: Final = """\b
+Example:
+  streamstore put ./events clicks app.log --create --shards 4
+  streamstore verify ./events clicks app.log
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain text: help and errors read the same in a terminal, a pipe and a log.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.", show_default=False)]
+StreamArgument = Annotated[str, typer.Argument(metavar="STREAM", help="Name of the stream.", show_default=False)]
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"streamstore {metadata.version('streamstore')}")
+        raise typer.Exit
+
+
+@app.callback(epilog=EXAMPLES)
+def streamstore(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Keep data streams in a store: durable, strictly ordered, one file, no server."""
+
+
+@dataclass(slots=True)
+class PutTally:
+    """What has been acknowledged so far: with ``sync`` "full", what no failure can take back."""
+
+    records: int = 0
+    data_bytes: int = 0
+    shard_ids: set[str] = field(default_factory=set[str])
+
+
+@app.command(epilog=PUT_EXAMPLES)
+def put(
+    store: StoreArgument,
+    stream: StreamArgument,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What to store; - is standard input.")] = "-",
+    create: Annotated[bool, typer.Option("--create", help="Create the store and the stream if missing.")] = False,
+    shards: Annotated[
+        int | None, typer.Option("--shards", help="Shards of a stream that --create makes; 1 if not given.")
+    ] = None,
+    partition_key: Annotated[
+        str | None, typer.Option("--partition-key", help="Key of every record, instead of the number of its line.")
+    ] = None,
+    explicit_hash_key: Annotated[
+        str | None, typer.Option("--explicit-hash-key", help="Decimal hash key that chooses the shard of every record.")
+    ] = None,
+    sync: Annotated[
+        Literal["full", "normal", "off"],
+        typer.Option("--sync", help="full: a stored record survives power loss; normal, off: less, faster."),
+    ] = "full",
+) -> None:
+    """Store every line of FILE as one record, in order.
+
+    A record is a line without its newline; bytes are stored as they are, an empty line is an empty record. Its
+    partition key is the number of the line, counted from 1, which spreads the lines over the shards; the lines of
+    one shard stay in the order of the file. When the command ends with 0, every line is stored. The summary and
+    the progress bar go to standard error.
+    """
+    tally = PutTally()
+    with tidy_ending():
+        if shards is not None and not create:
+            raise UsageError("--shards is for the stream that --create makes; give both or neither.")
+        started_s = time.monotonic()
+        try:
+            with open_input(file) as source, StreamStore(store, create=create, sync=sync) as opened:
+                if create:
+                    create_stream_if_missing(opened, stream, shards)
+                else:
+                    opened.describe_stream(stream)  # refuses a missing stream even if there is no line
+                with LineProgress("put", input_bytes(source)) as progress:
+                    put_lines(opened, stream, read_lines(source), partition_key, explicit_hash_key, tally, progress)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"interrupted; {tally.records:,} records were acknowledged, and the one under way may be stored too."
+            ) from error
+        except (StreamStoreError, CommandError) as error:
+            if tally.records > 0:
+                raise CommandError(f"{error} The {tally.records:,} records before it were acknowledged.") from error
+            if isinstance(error, (StoreNotFoundError, ResourceNotFoundException)):
+                raise CommandError(f"{error} Or let put make it, with --create.") from error
+            raise
+    seconds = time.monotonic() - started_s
+    say(
+        f"stored {tally.records:,} records, {tally.data_bytes:,} bytes, in {plural(len(tally.shard_ids), 'shard')}: "
+        f"{seconds:.2f} s, {tally.records / seconds:,.0f} records/s"
+    )
+
+
+def create_stream_if_missing(store: StreamStore, stream: str, shards: int | None) -> None:
+    try:
+        store.create_stream(stream, shard_count=SHARD_COUNT_DEFAULT if shards is None else shards)
+    except ResourceInUseException:
+        shard_count = len(store.describe_stream(stream, limit=SHARDS_SHOWN_MAX).shards)
+        if shards is not None and shards != shard_count:
+            say(f"streamstore: the stream {stream} exists already and keeps its {plural(shard_count, 'shard')}.")
+
+
+def put_lines(
+    store: StreamStore,
+    stream: str,
+    lines: Iterable[bytes],
+    partition_key: str | None,
+    explicit_hash_key: str | None,
+    tally: PutTally,
+    progress: LineProgress,
+) -> None:
+    """Put one line after the other: only a put that has returned fixes the place of its record before the next."""
+    bytes_done = 0
+    for line_number, line in enumerate(lines, start=1):
+        key = partition_key_of_line(line_number) if partition_key is None else partition_key
+        result = put_when_quota_allows(store, stream, record_data(line), key, explicit_hash_key)
+        tally.records = line_number
+        tally.data_bytes += len(record_data(line))
+        tally.shard_ids.add(result.shard_id)
+        bytes_done += len(line)
+        progress.show(bytes_done=bytes_done, records=line_number)
+    progress.finish(bytes_done=bytes_done, records=tally.records)
+
+
+def put_when_quota_allows(
+    store: StreamStore, stream: str, data: bytes, partition_key: str, explicit_hash_key: str | None
+) -> PutRecordResult:
+    while True:
+        try:
+            return store.put_record(stream, data, partition_key, explicit_hash_key=explicit_hash_key)
+        except ProvisionedThroughputExceededException as throttled:
+            time.sleep(throttled.retry_after_ms / 1000)
+
+
+@app.command(epilog=GET_EXAMPLES)
+def get(
+    store: StoreArgument,
+    stream: StreamArgument,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="ID", help="Only this shard, such as shard-000000.")
+    ] = None,
+) -> None:
+    """Write every record and a newline to standard output, one shard after the other, each in its order."""
+    with tidy_ending(), StreamStore(store, create=False, read_only=True) as opened:
+        for shard_id in shard_ids_of(opened, stream) if shard is None else (shard,):
+            for record in opened.read(stream, shard_id):
+                sys.stdout.buffer.write(record.data + NEWLINE)
+        # Here and not at the end of Python: a full disk must be told and counted as a failure.
+        sys.stdout.buffer.flush()
+
+
+@app.command(epilog=VERIFY_EXAMPLES)
+def verify(
+    store: StoreArgument,
+    stream: StreamArgument,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What was put; - is standard input.")],
+) -> None:
+    """Compare the stream, byte for byte, with what `put` of FILE stored.
+
+    Every line must be stored exactly once, unchanged, and in the order of the file within its shard; nothing else
+    may be stored. Ends with 1 and tells the first difference otherwise. Works for lines that were put without
+    --partition-key, into an empty stream.
+    """
+    with tidy_ending(), open_input(file) as source, StreamStore(store, create=False, read_only=True) as opened:
+        comparison = LineComparison(opened, stream)
+        bytes_done = 0
+        line = NEWLINE
+        with LineProgress("verify", input_bytes(source)) as progress:
+            for line in comparison.compare(read_lines(source)):
+                bytes_done += len(line)
+                progress.show(bytes_done=bytes_done, records=comparison.records)
+            progress.finish(bytes_done=bytes_done, records=comparison.records)
+        print(
+            f"byte for byte what went in: {comparison.records:,} records, {comparison.data_bytes:,} bytes, "
+            f"{plural(comparison.shards_used, 'shard')}"
+        )
+        if not line.endswith(NEWLINE):
+            print("the last line of the file ends without a newline; a record does not keep that, and get writes one")
+        sys.stdout.flush()
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
