@@ -19,4 +19,7 @@ def main() -> None:
         sys.exit("streamstore: the command needs typer and rich; run: pip install 'streamstore[cli]'")
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        # The store's file would get the number of the closed one, and what is printed there would land in the data.
+        sys.exit("streamstore: standard input, output and error must be open; /dev/null will do.")
     app(prog_name="streamstore")

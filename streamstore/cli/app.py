@@ -76,8 +76,16 @@ StreamArgument = Annotated[str, typer.Argument(metavar="STREAM", help="Name of t
 
 def show_version(wanted: bool) -> None:
     if wanted:
-        print(f"streamstore {metadata.version('streamstore')}")
+        with tidy_ending():
+            print(f"streamstore {installed_version()}")
         raise typer.Exit
+
+
+def installed_version() -> str:
+    try:
+        return metadata.version("streamstore")
+    except metadata.PackageNotFoundError as error:
+        raise CommandError("the version is not known: streamstore is not installed here, only found.") from error
 
 
 @app.callback(epilog=EXAMPLES)
@@ -150,7 +158,8 @@ def put(
             raise
     seconds = time.monotonic() - started_s
     say(
-        f"stored {tally.records:,} records, {tally.data_bytes:,} bytes, in {plural(len(tally.shard_ids), 'shard')}: "
+        f"stored {plural(tally.records, 'record')}, {plural(tally.data_bytes, 'byte')}, "
+        f"in {plural(len(tally.shard_ids), 'shard')}: "
         f"{seconds:.2f} s, {tally.records / seconds:,.0f} records/s"
     )
 
@@ -235,8 +244,8 @@ def verify(
                 progress.show(bytes_done=bytes_done, records=comparison.records)
             progress.finish(bytes_done=bytes_done, records=comparison.records)
         print(
-            f"byte for byte what went in: {comparison.records:,} records, {comparison.data_bytes:,} bytes, "
-            f"{plural(comparison.shards_used, 'shard')}"
+            f"byte for byte what went in: {plural(comparison.records, 'record')}, "
+            f"{plural(comparison.data_bytes, 'byte')}, {plural(comparison.shards_used, 'shard')}"
         )
         if not line.endswith(NEWLINE):
             print("the last line of the file ends without a newline; a record does not keep that, and get writes one")
