@@ -22,7 +22,10 @@ from streamstore.cli.verify import LineComparison
 STREAM = "lines"
 SHARD = "shard-000000"
 PROJECT = Path(streamstore.__file__).parent.parent
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(PROJECT)}
+# PYTHONUNBUFFERED would hide output that is lost in a buffer.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {
+    "PYTHONPATH": str(PROJECT)
+}
 WAIT_S = 30
 
 # Each says with its name what is awkward about it.
@@ -151,14 +154,16 @@ def test_a_reader_that_has_enough_ends_get_quietly(path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_get_fails_when_its_output_cannot_be_written(path: Path) -> None:
-    fill(path, ("k", b"x"))
-    with open("/dev/full", "wb") as full:
-        get = subprocess.run(
-            command("get", path, STREAM), stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, check=False
-        )
-    assert get.returncode == 1
-    assert b"No space left" in get.stderr
+def test_output_that_cannot_be_written_is_a_failure(path: Path, log: Path) -> None:
+    fill(path)
+    run_well("put", path, STREAM, log, "--sync", "off")
+    for arguments in (("get", path, STREAM), ("verify", path, STREAM, log)):
+        with open("/dev/full", "wb") as full:
+            result = subprocess.run(
+                command(*arguments), stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, check=False
+            )
+        assert result.returncode == 1
+        assert result.stderr == b"streamstore: [Errno 28] No space left on device.\n"
 
 
 def test_get_of_one_shard_writes_only_that_shard(path: Path, log: Path) -> None:
@@ -340,6 +345,15 @@ def test_verify_tells_swapped_lines_of_one_shard(path: Path) -> None:
     fill(path, ("1", b"one"), ("3", b"three"), ("2", b"two"))
     difference = first_difference(path, b"one\ntwo\nthree\n")
     assert difference == "line 2 is missing or out of order: the next records are of line 3."
+
+
+def test_verify_tells_a_line_that_two_shards_hold(path: Path) -> None:
+    with StreamStore(path, sync="off") as store:
+        store.create_stream(STREAM, shard_count=2)
+        for explicit_hash_key in ("0", str(2**127)):
+            store.put_record(STREAM, b"one", "1", explicit_hash_key=explicit_hash_key)
+    difference = first_difference(path, b"one\n")
+    assert difference == "line 1 is stored twice; the second is record 0 of shard-000001."
 
 
 def test_verify_ends_with_1_at_a_changed_byte(path: Path, log: Path) -> None:

@@ -1,6 +1,5 @@
 """The subcommands: each parses its arguments, calls the store and prints. No rule of the engine is repeated here."""
 
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from streamstore import (
     StreamStore,
     StreamStoreError,
 )
-from streamstore.cli.ending import CommandError, Interrupted, UsageError, say, tidy_ending
+from streamstore.cli.ending import CommandError, Interrupted, UsageError, say, standard_output, tidy_ending
 from streamstore.cli.lines import (
     NEWLINE,
     input_bytes,
@@ -214,12 +213,13 @@ def get(
     ] = None,
 ) -> None:
     """Write every record and a newline to standard output, one shard after the other, each in its order."""
-    with tidy_ending(), StreamStore(store, create=False, read_only=True) as opened:
+    with (
+        tidy_ending(),
+        StreamStore(store, create=False, read_only=True) as opened,
+        standard_output() as output,
+    ):
         for shard_id in shard_ids_of(opened, stream) if shard is None else (shard,):
-            for record in opened.read(stream, shard_id):
-                sys.stdout.buffer.write(record.data + NEWLINE)
-        # Here and not at the end of Python: a full disk must be told and counted as a failure.
-        sys.stdout.buffer.flush()
+            output.writelines(record.data + NEWLINE for record in opened.read(stream, shard_id))
 
 
 @app.command(epilog=VERIFY_EXAMPLES)
@@ -243,13 +243,14 @@ def verify(
                 bytes_done += len(line)
                 progress.show(bytes_done=bytes_done, records=comparison.records)
             progress.finish(bytes_done=bytes_done, records=comparison.records)
-        print(
+        verdict = (
             f"byte for byte what went in: {plural(comparison.records, 'record')}, "
-            f"{plural(comparison.data_bytes, 'byte')}, {plural(comparison.shards_used, 'shard')}"
+            f"{plural(comparison.data_bytes, 'byte')}, {plural(comparison.shards_used, 'shard')}\n"
         )
         if not line.endswith(NEWLINE):
-            print("the last line of the file ends without a newline; a record does not keep that, and get writes one")
-        sys.stdout.flush()
+            verdict += "the last line of the file ends without a newline; a record does not keep it, get writes one\n"
+        with standard_output() as output:
+            output.write(verdict.encode())
 
 
 def plural(count: int, noun: str) -> str:

@@ -1,16 +1,15 @@
 """How a command ends: one sentence and an exit code, never a traceback for what the caller can mend."""
 
-import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import ClassVar, Final
+from typing import BinaryIO, ClassVar, Final
 
 import typer
 
 from streamstore import StreamStoreError
 
-__all__ = ["CommandError", "Interrupted", "UsageError", "say", "tidy_ending"]
+__all__ = ["CommandError", "Interrupted", "UsageError", "say", "standard_output", "tidy_ending"]
 
 # What a shell reports of a program that a signal ended: 128 + SIGINT, 128 + SIGPIPE.
 EXIT_INTERRUPTED: Final = 130
@@ -40,6 +39,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def standard_output() -> BinaryIO:
+    """Open standard output for bytes. Use it as a context manager: its end writes what is left, or fails.
+
+    Not ``sys.stdout``, whose last bytes leave when Python ends, too late for ``tidy_ending`` to tell of a failure.
+    """
+    return open(sys.stdout.fileno(), "wb", closefd=False)
+
+
 @contextmanager
 def tidy_ending() -> Generator[None]:
     """Turn every expected failure of a command into its sentence and its exit code."""
@@ -54,8 +61,7 @@ def tidy_ending() -> Generator[None]:
     except KeyboardInterrupt as error:
         raise typer.Exit(EXIT_INTERRUPTED) from error
     except BrokenPipeError as error:
-        # Whoever read our output has enough. What is still buffered must not fail again when Python flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has enough: nothing to tell.
         raise typer.Exit(EXIT_BROKEN_PIPE) from error
     except OSError as error:
         say(f"streamstore: {error}.")
