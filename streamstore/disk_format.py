@@ -21,7 +21,7 @@ its database, a slash, and its key. This module knows bytes, not operations, and
 
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 from zlib import crc32
 
 import msgpack
@@ -226,17 +226,15 @@ def _decode_shard(fields: object) -> StoredShard:
 
 
 def _pack(value: object) -> bytes:
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
-    return packed
+    return msgpack.packb(value, use_bin_type=True)
 
 
 def _unpack(payload: bytes) -> object:
     try:
-        value: object = msgpack.unpackb(payload)
+        return msgpack.unpackb(payload)
     except Exception as error:
         # Hostile bytes make msgpack raise more than its documented errors (TypeError, OverflowError, ...).
         raise DamagedValueError(f"it is not msgpack: {type(error).__name__}") from error
-    return value
 
 
 def _expect_int(value: object) -> int:
@@ -263,7 +261,7 @@ def _expect_bytes(value: object) -> bytes:
 
 def _expect_list(value: object, *, length: int | None = None) -> list[object]:
     if isinstance(value, list):
-        items: list[object] = value
+        items = cast(list[object], value)
         if length is None or len(items) == length:
             return items
         raise DamagedValueError(f"it holds {len(items)} fields where {length} belong")

@@ -3,8 +3,8 @@
 It knows named databases, keys and values, never streams or records. What it guarantees to the rooms above:
 
 - ``write(apply)`` runs ``apply`` in one write transaction and returns when that is durable; otherwise it raises an
-  error whose class says what is on disk. Only one thread, the first to write, may call it: LMDB hangs for ever
-  when a write transaction ends on another thread.
+  error whose class says what is on disk. A transaction begins and ends in one call of one function, so on one
+  thread: LMDB hangs for ever when another thread ends it.
 - ``read(look)`` runs ``look`` on one consistent snapshot. Both functions may be run again from the start, so they
   must have no effect but on the transaction and their result.
 - Nothing outside sees an ``lmdb.Error`` or an ``OSError``.
@@ -14,10 +14,9 @@ import contextlib
 import errno
 import os
 import threading
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn, TypeVar
+from typing import Final, NamedTuple, TypeVar, cast
 
 import lmdb
 from lmdb import verify as lmdb_verify
@@ -29,14 +28,14 @@ from streamstore.errors import (
     StoreForkedError,
     StoreFormatError,
     StoreFullError,
-    StoreLockedError,
     StoreNotFoundError,
 )
 from streamstore.folder import LOCK_FILE_BYTES, FolderLock, StoreFolder, preallocate
 from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MIN
 from streamstore.model import SyncMode
+from streamstore.process import ReaderGate, open_engines
 
-__all__ = ["Engine", "ReadTransaction", "WriteTransaction", "translate"]
+__all__ = ["Engine", "ReadTransaction", "RepairNeededError", "WriteTransaction", "translate"]
 
 T = TypeVar("T")
 Databases = Mapping[bytes, Mapping[bytes, bytes]]
@@ -49,6 +48,13 @@ RECOVERY_DATABASE: Final = b"recoveries"
 RECOVERY_KEY: Final = b"last"
 VERIFY_ATTEMPTS: Final = 3
 
+# How the file grows under small commits: looked at after so many, kept so far ahead of the data.
+GROWTH_LOOK_COMMITS: Final = 8
+GROWTH_AHEAD_BYTES: Final = 512 * 1024
+GROWTH_AHEAD_BYTES_MIN: Final = 128 * 1024
+
+# The walker ships without types.
+_walk_pages: Final = cast(Callable[[str], list[object]], lmdb_verify.verify)  # pyright: ignore[reportUnknownMemberType]
 _OUT_OF_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MACHINE_ERRORS: Final = (lmdb.Error, OSError, MemoryError)
 
@@ -66,6 +72,13 @@ class _HandleMissingError(Exception):
 
     def __init__(self, database: bytes) -> None:
         self.database = database
+
+
+class RepairNeededError(Exception):
+    """The environment must be mended before anything can be written. Nothing was stored."""
+
+    def __init__(self, mend: Callable[[], None]) -> None:
+        self.mend = mend
 
 
 class ReadTransaction:
@@ -112,15 +125,16 @@ class ReadTransaction:
 class WriteTransaction(ReadTransaction):
     """The one write transaction. Nothing of it is in the file until ``Engine.write`` returns."""
 
-    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "evidence")
+    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "evidence", "freed_pages")
 
     def __init__(self, engine: "Engine", env: lmdb.Environment, transaction: "lmdb.Transaction[bytes]") -> None:
         super().__init__(transaction, engine.handles)
         self._engine = engine
         self._env = env
         self._opened: dict[bytes, lmdb._Database] = {}
-        self._exclusive = contextlib.ExitStack()
+        self._exclusive: contextlib.ExitStack | None = None
         self.evidence: _Evidence | None = None
+        self.freed_pages = False
 
     def put(self, database: bytes, key: bytes, value: bytes) -> None:
         self._transaction.put(key, value, db=self._created(database))
@@ -131,16 +145,22 @@ class WriteTransaction(ReadTransaction):
         if handle is not None:
             self._transaction.delete(key, db=handle)
             self.evidence = _Evidence(database, key, None)
+            self.freed_pages = True
 
     def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
         """Add items whose keys are greater than all in the database, in rising order."""
-        with self._transaction.cursor(self._created(database)) as cursor:
-            _, added = cursor.putmulti(items, append=True)
+        handle = self._created(database)
+        last_key, last_value = items[-1]
+        if len(items) == 1:
+            added = int(self._transaction.put(last_key, last_value, append=True, db=handle))
+        else:
+            with self._transaction.cursor(handle) as cursor:
+                _, added = cursor.putmulti(items, append=True)
         if added != len(items):
             raise StoreFormatError(
                 f"{database.decode()} already holds a key of those to append: its counter is behind its records."
             )
-        self.evidence = _Evidence(database, *items[-1])
+        self.evidence = _Evidence(database, last_key, last_value)
 
     def drop(self, database: bytes) -> None:
         """Remove the database with all its keys, if it exists.
@@ -150,15 +170,22 @@ class WriteTransaction(ReadTransaction):
         """
         handle = self._handle(database)
         if handle is not None:
-            self._exclusive.enter_context(self._engine.no_readers())
+            if self._exclusive is None:
+                self._exclusive = contextlib.ExitStack()
+                self._exclusive.enter_context(self._engine.no_readers())
             self._engine.handles.pop(database, None)
             self._opened.pop(database, None)
             self._transaction.drop(handle)
+            self.freed_pages = True
 
-    def finish(self, *, keep_handles: bool) -> None:
-        if keep_handles:
+    def keep_handles(self) -> None:
+        """After the commit: the handles that this transaction opened are good for the others."""
+        if self._opened:
             self._engine.handles.update(self._opened)
-        self._exclusive.close()
+
+    def let_readers_in(self) -> None:
+        if self._exclusive is not None:
+            self._exclusive.close()
 
     def _handle(self, database: bytes) -> "lmdb._Database | None":
         handle = self._opened.get(database) or self._handles.get(database)
@@ -196,9 +223,11 @@ class Engine:
         self._pid = os.getpid()
         self._closed = False
         self._failure: BaseException | None = None
-        self._writer_ident: int | None = None
+        self._writing_ident: int | None = None
+        self._commits_until_look = GROWTH_LOOK_COMMITS
+        self._data_bytes_seen = 0
         self._write_lock = threading.Lock()
-        self._readers = _ReaderGate()
+        self._readers = ReaderGate()
         self.handles: dict[bytes, lmdb._Database] = {}
         with _translated(f"open {path}"):
             if initial is not None:
@@ -206,7 +235,7 @@ class Engine:
             self._folder.refuse_missing()
             if not allow_network_filesystem:
                 self._folder.refuse_network_filesystem()
-            with _open_engines.opening(self, self._folder):
+            with open_engines.opening(self, self._folder):
                 self._lock = FolderLock(self._folder, writable=not read_only)
                 try:
                     self._env = self._open_environment()
@@ -234,20 +263,37 @@ class Engine:
         not be found out. Any other error is one of ``apply``, and nothing is stored.
         """
         while True:
-            self.refuse_unusable(even_if_failed=True)
-            with self._write_lock:
-                self._claim_writer_thread()
-                with _translated("write"):
-                    if self._failure is not None:
-                        self._recover()
-                    try:
-                        return self._transact(apply)
-                    except lmdb.MapFullError:
-                        self._grow_map()
-                    except lmdb.MapResizedError:
-                        self._adopt_map()
-                    except lmdb.DbsFullError:
-                        self._reopen()  # handles of databases that other processes dropped fill the table
+            try:
+                return self.write_unrepaired(apply)
+            except RepairNeededError as repair:
+                with self._write_lock, _translated("write"):
+                    repair.mend()
+
+    def write_unrepaired(self, apply: Callable[[WriteTransaction], T]) -> T:
+        """Like ``write``, but raise ``RepairNeededError`` where that would mend the environment and try again.
+
+        An interrupt at any line of this leaves the environment whole and unlocked, which mending cannot promise.
+        """
+        ident = threading.get_ident()
+        self._refuse_nested_write(ident)
+        with self._write_lock:
+            self._writing_ident = ident
+            try:
+                self.refuse_unusable(even_if_failed=True)
+                if self._failure is not None:
+                    raise RepairNeededError(self._recover)
+                return self._transact(apply)
+            except lmdb.MapFullError:
+                raise RepairNeededError(self._grow_map) from None
+            except lmdb.MapResizedError:
+                raise RepairNeededError(self._adopt_map) from None
+            except lmdb.DbsFullError:
+                # Handles of databases that other processes dropped fill the table.
+                raise RepairNeededError(self._reopen) from None
+            except _MACHINE_ERRORS as error:
+                raise translate(error, "write") from error
+            finally:
+                self._writing_ident = None
 
     def close(self) -> None:
         """Close the environment. In sync modes below "full", what was committed is synced first.
@@ -267,7 +313,7 @@ class Engine:
             finally:
                 self._env.close()
                 self._lock.release()
-        _open_engines.forget(self)
+        open_engines.forget(self)
 
     def no_readers(self) -> contextlib.AbstractContextManager[None]:
         return self._readers.none()
@@ -279,12 +325,11 @@ class Engine:
             figures = self._env.info()
         return {name: value for name, value in figures.items() if isinstance(value, int)}
 
-    def quiesce(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def quiesce(self) -> Generator[None]:
         """Hold off every transaction of this process, as a fork needs."""
-        stack = contextlib.ExitStack()
-        stack.enter_context(self._write_lock)
-        stack.enter_context(self._readers.none())
-        return stack
+        with self._write_lock, self._readers.none():
+            yield
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's environment, so that the child may open its own.
@@ -299,18 +344,21 @@ class Engine:
     def _transact(self, apply: Callable[[WriteTransaction], T]) -> T:
         env = self._env
         lmdb_transaction = env.begin(write=True)
-        transaction = WriteTransaction(self, env, lmdb_transaction)
-        committed = False
         try:
-            result = apply(transaction)
-            if transaction.evidence is not None:
-                self._commit(lmdb_transaction, transaction.evidence)
-                committed = True
+            transaction = WriteTransaction(self, env, lmdb_transaction)
+            try:
+                result = apply(transaction)
+                if transaction.evidence is not None:
+                    self._grow_file_ahead()
+                    self._commit(lmdb_transaction, transaction.evidence)
+                    # Finding out an outcome may have reopened the environment, which ended the handles of the old one.
+                    if env is self._env:
+                        transaction.keep_handles()
+            finally:
+                transaction.let_readers_in()
         finally:
             lmdb_transaction.abort()  # does nothing after a commit
-            # Finding out an outcome may have reopened the environment, which ended the handles of the old one.
-            transaction.finish(keep_handles=committed and env is self._env)
-        if committed:
+        if transaction.freed_pages:
             self._keep_file_whole()
         return result
 
@@ -320,7 +368,7 @@ class Engine:
             lmdb_transaction.commit()
         except lmdb.MapFullError:
             raise  # LMDB has not written anything yet
-        except BaseException as error:
+        except _MACHINE_ERRORS as error:
             lmdb_transaction.abort()
             if not self._find_out_stored(evidence, error):
                 raise
@@ -439,11 +487,29 @@ class Engine:
                     f"{self._folder.data_path} is damaged or truncated ({problems[0]}); restore it from a copy."
                 )
 
+    def _grow_file_ahead(self) -> None:
+        """Now and then write zeros behind the data, so that small commits find blocks there.
+
+        A commit that must lengthen the file waits for the journal of the filesystem too. Belongs into the write
+        transaction: then no other process is about to put data where the zeros go.
+        """
+        self._commits_until_look -= 1
+        if self._commits_until_look > 0:
+            return
+        self._commits_until_look = GROWTH_LOOK_COMMITS
+        with contextlib.suppress(*_MACHINE_ERRORS):  # a commit that needs the space will say so
+            data_bytes = _bytes_needed(self._env)
+            grown_bytes = data_bytes - self._data_bytes_seen
+            self._data_bytes_seen = data_bytes
+            ahead_bytes = self._lock.data_file_bytes() - data_bytes
+            if ahead_bytes < GROWTH_AHEAD_BYTES_MIN and grown_bytes < GROWTH_AHEAD_BYTES:
+                self._lock.append_zeros(GROWTH_AHEAD_BYTES)
+
     def _keep_file_whole(self) -> None:
         """Give the file its last page if the commit left it short, so that the next opening need not walk it."""
-        bytes_needed = _bytes_needed(self._env)
-        if self._lock.data_file_bytes() < bytes_needed:
-            with contextlib.suppress(OSError):  # only a convenience: a short file opens too
+        with contextlib.suppress(*_MACHINE_ERRORS):  # only a convenience: a short file opens too
+            bytes_needed = _bytes_needed(self._env)
+            if self._lock.data_file_bytes() < bytes_needed:
                 self._lock.extend_data_file(bytes_needed)
 
     def _open_handle(self, database: bytes) -> None:
@@ -451,6 +517,7 @@ class Engine:
 
         py-lmdb keeps a handle only if a transaction of its own opened it.
         """
+        self._refuse_nested_write(threading.get_ident())
         with self._write_lock, _translated("read"):
             self.refuse_unusable()
             try:
@@ -490,11 +557,12 @@ class Engine:
         with self._readers.none():
             self._env.set_mapsize(0)
 
-    def _claim_writer_thread(self) -> None:
-        ident = threading.get_ident()
-        if self._writer_ident is None:
-            self._writer_ident = ident
-        assert self._writer_ident == ident, "write transactions belong to one thread"
+    def _refuse_nested_write(self, ident: int) -> None:
+        if self._writing_ident == ident:
+            raise StorageError(
+                "A signal handler or finalizer called the store while the same thread was writing to it; nothing was "
+                "done. Let the handler set a flag, or write from another thread."
+            )
 
     def refuse_unusable(self, *, even_if_failed: bool = False) -> None:
         if self._pid != os.getpid():
@@ -507,82 +575,6 @@ class Engine:
             raise StorageError(
                 f"The store stopped after a failed commit ({self._failure}); the next write tries to reopen it."
             )
-
-
-class _ReaderGate:
-    """Lets any number of threads read, or one thread work while nobody reads.
-
-    Each thread reads under a lock of its own, which costs next to nothing, and which an interrupt cannot leak.
-    """
-
-    def __init__(self) -> None:
-        self._own = threading.local()
-        self._registering = threading.Lock()
-        self._locks: weakref.WeakSet[contextlib.AbstractContextManager[bool]] = weakref.WeakSet()
-
-    def reading(self) -> contextlib.AbstractContextManager[bool]:
-        lock: contextlib.AbstractContextManager[bool] | None = getattr(self._own, "lock", None)
-        if lock is None:
-            with self._registering:
-                lock = threading.RLock()  # a signal handler may read while its thread reads
-                self._locks.add(lock)
-                self._own.lock = lock
-        return lock
-
-    @contextlib.contextmanager
-    def none(self) -> Iterator[None]:
-        """Wait until no thread reads, and keep all of them waiting."""
-        with self._registering, contextlib.ExitStack() as stack:
-            for lock in list(self._locks):
-                stack.enter_context(lock)
-            yield
-
-
-class _OpenEngines:
-    """The engines of this process: LMDB forbids two on one file, and a fork must find them quiet."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._engines: weakref.WeakValueDictionary[tuple[int, int], Engine] = weakref.WeakValueDictionary()
-        self._quiet: contextlib.ExitStack = contextlib.ExitStack()
-        os.register_at_fork(
-            before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child
-        )
-
-    @contextlib.contextmanager
-    def opening(self, engine: Engine, folder: StoreFolder) -> Iterator[None]:
-        with self._lock:
-            identity = folder.identity()
-            if identity in self._engines:
-                raise StoreLockedError(
-                    f"{folder.path} is open in this process already; share that StreamStore between the threads, or "
-                    "close it first."
-                )
-            yield
-            self._engines[identity] = engine
-
-    def forget(self, engine: Engine) -> None:
-        with self._lock:
-            for identity, known in list(self._engines.items()):
-                if known is engine:
-                    del self._engines[identity]
-
-    def _before_fork(self) -> None:
-        self._quiet.enter_context(self._lock)
-        for engine in list(self._engines.values()):
-            self._quiet.enter_context(engine.quiesce())
-
-    def _after_in_parent(self) -> None:
-        self._quiet.pop_all().close()
-
-    def _after_in_child(self) -> None:
-        for engine in list(self._engines.values()):
-            engine.abandon()
-        self._engines.clear()
-        self._quiet.pop_all().close()
-
-
-_open_engines: Final = _OpenEngines()
 
 
 def translate(error: BaseException, doing: str) -> StorageError:
@@ -603,7 +595,7 @@ def translate(error: BaseException, doing: str) -> StorageError:
 
 
 @contextlib.contextmanager
-def _translated(doing: str) -> Iterator[None]:
+def _translated(doing: str) -> Generator[None]:
     try:
         yield
     except StorageError:
@@ -636,6 +628,6 @@ def _bytes_needed(env: lmdb.Environment) -> int:
 
 def _verify_problems(data_path: Path) -> list[str]:
     try:
-        return [str(problem) for problem in lmdb_verify.verify(os.fspath(data_path))]
+        return [str(problem) for problem in _walk_pages(os.fspath(data_path))]
     except lmdb_verify.VerifyError as error:
         return [str(error)]

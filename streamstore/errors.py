@@ -25,7 +25,7 @@ The names of the request errors are those of the Kinesis and Yandex Data Streams
 them are answered with HTTP status 400.
 """
 
-from typing import ClassVar, Final
+from typing import ClassVar, Final, cast
 
 __all__ = [
     "CorruptRecordError",
@@ -189,9 +189,10 @@ class OutcomeUnknownError(StorageError):
 
 def _presentable(argument: str, value: object) -> object:
     """Return ``value`` in a form that is small, holds no payload and can be pickled."""
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        length_bytes = value.nbytes if isinstance(value, memoryview) else len(value)
-        return f"{type(value).__name__} of {length_bytes} bytes"
+    if isinstance(value, (bytes, bytearray)):
+        return f"{type(value).__name__} of {len(value)} bytes"
+    if isinstance(value, memoryview):
+        return f"memoryview of {cast(memoryview, value).nbytes} bytes"
     if isinstance(value, str):
         return f"str of {len(value)} characters" if argument == "data" else str(value)
     if value is None or isinstance(value, (bool, int, float)):

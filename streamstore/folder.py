@@ -14,7 +14,7 @@ import os
 import shutil
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,7 @@ from streamstore.errors import (
     StoreNotFoundError,
 )
 
-__all__ = ["FolderLock", "NETWORK_FILESYSTEMS", "StoreFolder", "filesystem_of"]
+__all__ = ["NETWORK_FILESYSTEMS", "FolderLock", "StoreFolder", "filesystem_of"]
 
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "lock.mdb"
@@ -38,10 +38,13 @@ JOIN_TIMEOUT_S: Final = 5.0
 JOIN_POLL_S: Final = 0.01
 
 # What mountinfo calls them. Their locks and shared maps do not keep what LMDB needs.
-NETWORK_FILESYSTEMS: Final = frozenset(
-    "9p afs beegfs ceph cifs coda fuse.ceph fuse.cephfs fuse.glusterfs fuse.rclone fuse.s3fs fuse.sshfs gfs2 "
-    "glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs smb2 smb3 smbfs virtiofs".split()
-)
+# fmt: off
+NETWORK_FILESYSTEMS: Final = frozenset({
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.ceph", "fuse.cephfs", "fuse.glusterfs", "fuse.rclone",
+    "fuse.s3fs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs",
+    "smb2", "smb3", "smbfs", "virtiofs",
+})
+# fmt: on
 _FLOCK_LAYOUT: Final = "hhqqi"  # struct flock on Linux: type, whence, start, length, pid
 
 
@@ -133,6 +136,9 @@ class FolderLock:
     def data_file_bytes(self) -> int:
         return os.fstat(self._descriptor).st_size
 
+    def append_zeros(self, count_bytes: int) -> None:
+        os.pwrite(self._descriptor, bytes(count_bytes), self.data_file_bytes())
+
     def extend_data_file(self, size_bytes: int) -> None:
         """Make the file at least this long. Unlike ftruncate, this never shortens what another process wrote."""
         os.posix_fallocate(self._descriptor, size_bytes - 1, 1)
@@ -206,7 +212,7 @@ def filesystem_of(path: Path, mountinfo: str) -> str:
 
 
 @contextmanager
-def _only_creator(path: Path) -> Iterator[None]:
+def _only_creator(path: Path) -> Generator[None]:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

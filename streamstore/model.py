@@ -1,7 +1,7 @@
 """The nouns: what requests and results are made of. Values only; nothing here reads or decides.
 
-``Record`` and ``PutRecordResult`` are named tuples, the rest frozen slotted dataclasses: one of the two is
-made for every record, and building a frozen dataclass of four fields takes five times as long.
+What is made for every record (``Record``, ``PutRecordResult``, ``NewRecord``, ``ShardCounter``) is a named tuple, the
+rest frozen slotted dataclasses: building one of those takes five times as long.
 """
 
 from collections.abc import Sequence
@@ -120,8 +120,7 @@ class GetRecordsResult:
     child_shards: tuple[ChildShard, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class NewRecord:
+class NewRecord(NamedTuple):
     """A validated record on its way in. ``hash_key`` decides its shard, ``sent_ms`` is when the caller sent it.
 
     ``sequence_number_for_ordering``, if given, must be a number that the target shard has passed.
@@ -170,12 +169,11 @@ class StreamSettings:
     write_quota_kb_per_sec: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class ShardCounter:
+class ShardCounter(NamedTuple):
     """The per-shard counter, read and written in the transaction of the records that it numbers.
 
-    The shard holds exactly the records ``first_sequence`` to ``next_sequence - 1``. The two ``_full_at_us`` times are when the shard's quota of bytes and of records is whole again; 0 if it
-    never was touched.
+    The shard holds exactly the records ``first_sequence`` to ``next_sequence - 1``. The two ``_full_at_us`` times are
+    when the shard's quota of bytes and of records is whole again; 0 if it never was touched.
     """
 
     first_sequence: int = 0

@@ -5,7 +5,7 @@ loaded and saved in the transaction of the records that it numbers, never kept l
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from streamstore.dialect import Dialect
@@ -36,7 +36,7 @@ from streamstore.limits import (
     WRITE_QUOTA_RECORDS_PER_SEC,
 )
 from streamstore.model import NewRecord, PutRecordResult, Record, ShardCounter, StreamNumber
-from streamstore.streams import KnownStream, StreamCatalog
+from streamstore.streams import KnownShard, KnownStream, StreamCatalog
 
 __all__ = ["Page", "ShardAppender", "ShardReader"]
 
@@ -47,15 +47,11 @@ BYTES_PER_KB: Final = 1024
 class _OpenShard:
     """A shard that this transaction appends to: its counter so far, and the records to flush."""
 
-    __slots__ = ("counter", "database", "format", "items", "shard_id", "shard_index", "stream_number")
+    __slots__ = ("counter", "items", "known")
 
-    def __init__(self, stream_number: StreamNumber, shard_index: int, shard_id: str, counter: ShardCounter) -> None:
-        self.stream_number = stream_number
-        self.shard_index = shard_index
-        self.shard_id = shard_id
+    def __init__(self, known: KnownShard, counter: ShardCounter) -> None:
+        self.known = known
         self.counter = counter
-        self.database = records_database(stream_number, shard_index)
-        self.format = RecordFormat(stream_number, shard_index)
         self.items: list[tuple[bytes, bytes]] = []
 
 
@@ -66,39 +62,44 @@ class ShardAppender:
         self._transaction = transaction
         self._catalog = catalog
         self._dialect = dialect
-        self._shards: dict[tuple[StreamNumber, int], _OpenShard] = {}
+        self._shards: dict[KnownShard, _OpenShard] = {}
         self._streams: dict[str, KnownStream] = {}
 
     def put(self, stream_name: str, record: NewRecord) -> PutRecordResult:
         """Number the record in the shard of its hash key. A refusal leaves the transaction as it was."""
         stream = self._stream(stream_name)
-        shard = self._shard(stream, stream.router.shard_index_of(record.hash_key))
+        known = stream.shard(stream.router.shard_index_of(record.hash_key), self._dialect)
+        shard = self._shards.get(known) or self._open(known)
         counter = shard.counter
         sequence = counter.next_sequence
-        _check_ordering(record.sequence_number_for_ordering, shard)
+        if record.sequence_number_for_ordering is not None:
+            _check_ordering(record.sequence_number_for_ordering, sequence, known.shard_id)
         if sequence > SEQUENCE_NUMBER_MAX:
-            raise StoreFormatError(f"{shard.shard_id} has used all {SEQUENCE_NUMBER_MAX:,} sequence numbers.")
+            raise StoreFormatError(f"{known.shard_id} has used all {SEQUENCE_NUMBER_MAX:,} sequence numbers.")
         # Times within a shard never go back, whatever the clock does, so that a time is found by bisection.
         arrival_ms = max(record.sent_ms, counter.last_arrival_ms)
+        quotas_full_at_us = (counter.quota_bytes_full_at_us, counter.quota_records_full_at_us)
         if stream.stored.write_quota_kb_per_sec is not None:
-            counter = _charge(counter, record, stream.stored.write_quota_kb_per_sec, stream_name, shard.shard_id)
-        shard.counter = replace(counter, next_sequence=sequence + 1, last_arrival_ms=arrival_ms)
+            quotas_full_at_us = _charge(
+                quotas_full_at_us, record, stream.stored.write_quota_kb_per_sec, stream_name, known.shard_id
+            )
+        shard.counter = ShardCounter(counter.first_sequence, sequence + 1, arrival_ms, *quotas_full_at_us)
         key = record_key(sequence)
-        shard.items.append((key, shard.format.encode(key, arrival_ms, record.partition_key, record.data)))
-        return PutRecordResult(shard.shard_id, str(sequence))
+        shard.items.append((key, known.format.encode(key, arrival_ms, record.partition_key, record.data)))
+        return PutRecordResult(known.shard_id, str(sequence))
 
     def flush(self) -> WriteTransaction:
         """Move what was put into the transaction, one append and one counter a shard, and return it.
 
         Whatever changes streams starts with this, so that it finds them as the puts before it left them.
         """
-        for shard in self._shards.values():
+        for known, shard in self._shards.items():
             if shard.items:
-                self._transaction.append(shard.database, shard.items)
+                self._transaction.append(known.database, shard.items)
                 self._transaction.put(
                     COUNTERS_DATABASE,
-                    counter_key(shard.stream_number, shard.shard_index),
-                    encode_counter(shard.stream_number, shard.shard_index, shard.counter),
+                    known.counter_key,
+                    encode_counter(known.stream_number, known.shard_index, shard.counter),
                 )
         self._shards.clear()
         self._streams.clear()
@@ -110,26 +111,21 @@ class ShardAppender:
             stream = self._streams[stream_name] = self._catalog.load(self._transaction, stream_name)
         return stream
 
-    def _shard(self, stream: KnownStream, shard_index: int) -> _OpenShard:
-        address = (stream.stored.number, shard_index)
-        shard = self._shards.get(address)
-        if shard is None:
-            counter = load_counter(self._transaction, *address)
-            if counter is None:
-                raise StoreFormatError(f"The counter of shard {shard_index} of {stream.stored.name} is missing.")
-            shard = _OpenShard(*address, self._dialect.shard_id(shard_index), counter)
-            self._check_counter(shard)
-            self._shards[address] = shard
+    def _open(self, known: KnownShard) -> _OpenShard:
+        counter = load_counter(self._transaction, known.stream_number, known.shard_index)
+        if counter is None:
+            raise StoreFormatError(f"The counter of {known.shard_id} is missing. Nothing was stored.")
+        self._check_counter(known, counter)
+        shard = self._shards[known] = _OpenShard(known, counter)
         return shard
 
-    def _check_counter(self, shard: _OpenShard) -> None:
+    def _check_counter(self, known: KnownShard, counter: ShardCounter) -> None:
         """Prove the counter against the records, so that no record is overwritten and no number skipped."""
-        counter = shard.counter
-        last_key = self._transaction.last_key(shard.database)
+        last_key = self._transaction.last_key(known.database)
         next_by_records = counter.first_sequence if last_key is None else sequence_of_record_key(last_key) + 1
         if next_by_records != counter.next_sequence:
             raise StoreFormatError(
-                f"{shard.shard_id} is damaged: its counter says that record {counter.next_sequence} comes next, its "
+                f"{known.shard_id} is damaged: its counter says that record {counter.next_sequence} comes next, its "
                 f"records say {next_by_records}. Nothing was stored."
             )
 
@@ -243,20 +239,21 @@ def load_counter(transaction: ReadTransaction, stream_number: StreamNumber, shar
         raise StoreFormatError(f"The counter of shard {shard_index} is damaged: {error}.") from error
 
 
-def _check_ordering(sequence_number_for_ordering: int | None, shard: _OpenShard) -> None:
-    next_sequence = shard.counter.next_sequence
-    if sequence_number_for_ordering is not None and sequence_number_for_ordering >= next_sequence:
+def _check_ordering(sequence_number_for_ordering: int, next_sequence: int, shard_id: str) -> None:
+    if sequence_number_for_ordering >= next_sequence:
         raise InvalidArgumentException(
             argument="sequence_number_for_ordering",
             value=str(sequence_number_for_ordering),
             constraint=(
-                f"be a number that {shard.shard_id} has given out already, lower than {next_sequence}: pass the "
+                f"be a number that {shard_id} has given out already, lower than {next_sequence}: pass the "
                 "sequence_number of an earlier put with this partition key"
             ),
         )
 
 
-def _charge(counter: ShardCounter, record: NewRecord, kb_per_sec: int, stream_name: str, shard_id: str) -> ShardCounter:
+def _charge(
+    quotas_full_at_us: tuple[int, int], record: NewRecord, kb_per_sec: int, stream_name: str, shard_id: str
+) -> tuple[int, int]:
     """Take the record from the shard's quotas of bytes and of records, or refuse it.
 
     A quota is a bucket that holds one second of it, kept as the time when it is full again. A record that costs
@@ -265,19 +262,19 @@ def _charge(counter: ShardCounter, record: NewRecord, kb_per_sec: int, stream_na
     now_us = record.sent_ms * 1000
     record_bytes = len(record.data) + len(record.partition_key.encode())
     bytes_full_at_us, bytes_wait_us = _take(
-        counter.quota_bytes_full_at_us,
+        quotas_full_at_us[0],
         cost_us=-(-record_bytes * US_PER_SECOND // (kb_per_sec * BYTES_PER_KB)),
         now_us=now_us,
     )
     records_full_at_us, records_wait_us = _take(
-        counter.quota_records_full_at_us, cost_us=US_PER_SECOND // WRITE_QUOTA_RECORDS_PER_SEC, now_us=now_us
+        quotas_full_at_us[1], cost_us=US_PER_SECOND // WRITE_QUOTA_RECORDS_PER_SEC, now_us=now_us
     )
     wait_us = max(bytes_wait_us, records_wait_us)
     if wait_us > 0:
         raise ProvisionedThroughputExceededException(
             stream_name=stream_name, shard_id=shard_id, retry_after_ms=-(-wait_us // 1000)
         )
-    return replace(counter, quota_bytes_full_at_us=bytes_full_at_us, quota_records_full_at_us=records_full_at_us)
+    return bytes_full_at_us, records_full_at_us
 
 
 def _take(full_at_us: int, *, cost_us: int, now_us: int) -> tuple[int, int]:

@@ -10,8 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from streamstore.dialect import DIALECTS, YANDEX, Dialect
 from streamstore.disk_format import (
@@ -66,7 +65,7 @@ from streamstore.model import (
     SyncMode,
     datetime_of_ms,
 )
-from streamstore.shards import ShardAppender, ShardReader
+from streamstore.shards import Page, ShardAppender, ShardReader
 from streamstore.streams import (
     KnownStream,
     StreamCatalog,
@@ -286,7 +285,9 @@ class StreamStore:
             write_quota_kb_per_sec=write_quota_kb_per_sec,
             dialect=self._dialect,
         )
-        writer.execute(lambda appender: create_stream(appender.flush(), settings, now_ms=now_ms, dialect=self._dialect))
+        writer.execute_on_writer_thread(
+            lambda appender: create_stream(appender.flush(), settings, now_ms=now_ms, dialect=self._dialect)
+        )
 
     def delete_stream(self, stream_name: str) -> None:
         """Delete a stream with its records. A new stream of that name shares nothing with it, tokens included.
@@ -301,7 +302,7 @@ class StreamStore:
             transaction = appender.flush()
             delete_stream(transaction, self._catalog.load(transaction, name).stored)
 
-        writer.execute(delete)
+        writer.execute_on_writer_thread(delete)
 
     def describe_stream(
         self,
@@ -394,7 +395,7 @@ class StreamStore:
         """
         self._close()
 
-    def __enter__(self) -> "StreamStore":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -404,7 +405,6 @@ class StreamStore:
         return f"StreamStore({os.fspath(self.path)!r})"
 
     def _writable(self) -> Writer:
-        self._engine.refuse_unusable(even_if_failed=True)
         if self._writer is None:
             raise InvalidArgumentException(
                 argument="read_only", value=True, constraint="be False to change the store: open it for writing"
@@ -413,15 +413,12 @@ class StreamStore:
 
     def _read_pages(self, stream: StoredStream, shard_index: int, start: int) -> Iterator[Record]:
         shard_id = self._dialect.shard_id(shard_index)
-        while True:
-            sequence = start
-            page = self._engine.read(
-                lambda transaction: ShardReader(transaction, stream.number, shard_index, shard_id).read_page(
-                    sequence, not_before_ms=0, limit=READ_PAGE_RECORDS
-                )
-            )
-            if not page.records:
-                return
+
+        def read_page(transaction: ReadTransaction) -> Page:
+            reader = ShardReader(transaction, stream.number, shard_index, shard_id)
+            return reader.read_page(start, not_before_ms=0, limit=READ_PAGE_RECORDS)
+
+        while (page := self._engine.read(read_page)).records:
             yield from page.records
             start = page.next_sequence
 

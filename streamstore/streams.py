@@ -5,7 +5,6 @@ refusals are behind it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from streamstore.dialect import Dialect
 from streamstore.disk_format import (
@@ -15,6 +14,7 @@ from streamstore.disk_format import (
     SHARD_COUNT_KEY,
     STREAMS_DATABASE,
     DamagedValueError,
+    RecordFormat,
     counter_key,
     decode_format_int,
     decode_stream,
@@ -36,6 +36,7 @@ from streamstore.model import ShardCounter, StoredShard, StoredStream, StreamNum
 from streamstore.routing import ShardRouter, slice_hash_keys
 
 __all__ = [
+    "KnownShard",
     "KnownStream",
     "StreamCatalog",
     "create_stream",
@@ -46,12 +47,35 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+class KnownShard:
+    """What a shard's records need that never changes; made once for each shard that is written to."""
+
+    __slots__ = ("counter_key", "database", "format", "shard_id", "shard_index", "stream_number")
+
+    def __init__(self, stream_number: StreamNumber, shard_index: int, dialect: Dialect) -> None:
+        self.stream_number = stream_number
+        self.shard_index = shard_index
+        self.shard_id = dialect.shard_id(shard_index)
+        self.database = records_database(stream_number, shard_index)
+        self.counter_key = counter_key(stream_number, shard_index)
+        self.format = RecordFormat(stream_number, shard_index)
+
+
 class KnownStream:
     """A decoded stream with the router of its open shards."""
 
-    stored: StoredStream
-    router: ShardRouter
+    __slots__ = ("_shards", "router", "stored")
+
+    def __init__(self, stored: StoredStream) -> None:
+        self.stored = stored
+        self.router = ShardRouter(stored.shards)
+        self._shards: dict[int, KnownShard] = {}
+
+    def shard(self, shard_index: int, dialect: Dialect) -> KnownShard:
+        shard = self._shards.get(shard_index)
+        if shard is None:
+            shard = self._shards[shard_index] = KnownShard(self.stored.number, shard_index, dialect)
+        return shard
 
 
 class StreamCatalog:
@@ -74,8 +98,7 @@ class StreamCatalog:
         known = self._decoded.get(stream_name)
         if known is not None and known[0] == value:
             return known[1]
-        stored = _decode(key, value)
-        stream = KnownStream(stored, ShardRouter(stored.shards))
+        stream = KnownStream(_decode(key, value))
         self._decoded[stream_name] = (value, stream)
         return stream
 
@@ -101,7 +124,10 @@ def create_stream(transaction: WriteTransaction, settings: StreamSettings, *, no
     if shards_before + settings.shard_count > SHARDS_PER_STORE_MAX:
         raise LimitExceededException(
             limit=f"{SHARDS_PER_STORE_MAX} shards per store",
-            remedy=f"{shards_before} exist, {settings.shard_count} more are asked for: delete streams or use a second store",
+            remedy=(
+                f"{shards_before} exist, {settings.shard_count} more are asked for: delete streams or use a "
+                "second store"
+            ),
         )
     number = StreamNumber(load_format_int(transaction, NEXT_STREAM_NUMBER_KEY))
     stream = StoredStream(

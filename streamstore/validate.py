@@ -9,7 +9,7 @@ import os
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Final, TypeGuard, get_args
+from typing import Final, TypeGuard, cast, get_args
 
 from streamstore.dialect import Dialect
 from streamstore.errors import InvalidArgumentException
@@ -180,11 +180,13 @@ def parse_whole_number(argument: str, value: object, *, first: int, last: int) -
 
 def parse_path(value: object) -> Path:
     if isinstance(value, (str, os.PathLike)):
-        path = Path(os.fsdecode(value))
-        if "\0" not in os.fspath(path):
-            return path
+        text = os.fsdecode(cast(str | os.PathLike[str], value))
+        if "\0" not in text:
+            return Path(text)
     raise InvalidArgumentException(
-        argument="path", value=value, constraint="be the path of a folder, as str or os.PathLike"
+        argument="path",
+        value=cast(object, value),
+        constraint="be the path of a folder, as str or os.PathLike",
     )
 
 

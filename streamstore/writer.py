@@ -1,4 +1,4 @@
-"""The writer thread: the only one that writes. Requests in, one commit for all who wait, answers out.
+"""The writer: one commit at a time. Requests in, one commit for all who wait, answers out.
 
 Requests are applied in the order of submission, and a request is answered only when the transaction that holds it
 is durable. A request that is refused takes nothing from its neighbours in the same commit.
@@ -8,10 +8,10 @@ import copy
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
-from streamstore.engine import Engine, WriteTransaction
+from streamstore.engine import Engine, RepairNeededError, WriteTransaction
 from streamstore.errors import StorageError, StoreClosedError, StreamStoreError
 from streamstore.shards import ShardAppender
 
@@ -71,7 +71,12 @@ class Request(Generic[T_co]):
 
 
 class Writer:
-    """Owns the writer thread from construction to ``close``, and closes the engine at its end."""
+    """Commits requests from construction to ``close``, and closes the engine at its end.
+
+    The writer thread commits for all who wait. A caller who finds nobody else writing or waiting commits its own
+    request, and only that, on its own thread: two thread switches cost it a quarter of a durable put. So an interrupt,
+    which Python raises in the main thread at any line, can never reach the commit of somebody else.
+    """
 
     def __init__(self, engine: Engine, begin: Callable[[WriteTransaction], ShardAppender]) -> None:
         self._engine = engine
@@ -80,27 +85,70 @@ class Writer:
         self._queue: queue.SimpleQueue[Request[object] | None] = queue.SimpleQueue()
         self._accepting = True
         self._accepting_lock = threading.Lock()
+        self._turn = threading.Lock()  # held by who commits
+        self._turn_ident: int | None = None
+        self._crowded = False  # the last commit was shared: wait for the next one rather than go ahead alone
         self._close_error: StorageError | None = None
         self._thread = threading.Thread(target=self._run, name="streamstore-writer", daemon=True)
         self._thread.start()
 
-    def execute(self, apply: Callable[[ShardAppender], T], *, payload_bytes: int = 0) -> T:
+    def execute(self, apply: Callable[[ShardAppender], T], *, payload_bytes: int) -> T:
         """Return the result of ``apply`` when it is durable. Its payload counts towards the size of a commit."""
         request = Request(apply, payload_bytes)
-        with self._accepting_lock:
-            if not self._accepting:
-                raise StoreClosedError("The store is closed; nothing was stored. Open it again.")
-            self._queue.put(request)
+        if self._crowded or self._turn.locked() or not self._queue.empty() or not self._commit_alone(request):
+            self._submit(request)
+        return request.wait()
+
+    def execute_on_writer_thread(self, apply: Callable[[ShardAppender], T]) -> T:
+        """Like ``execute``, for a change whose commit an interrupt must not reach: it may close handles."""
+        request = Request(apply, payload_bytes=0)
+        self._submit(request)
         return request.wait()
 
     def close(self) -> None:
-        """Commit and answer what was accepted, then close the engine. Does nothing in a forked child."""
+        """Commit and answer what was accepted, then close the engine. Does nothing in a forked child.
+
+        Called by a signal handler inside a commit of the same thread, it leaves the rest to the end of that commit.
+        """
         if self._pid != os.getpid():
             return
         with self._accepting_lock:
             if self._accepting:
                 self._accepting = False
                 self._queue.put(None)
+        if self._turn_ident != threading.get_ident():
+            self._join()
+
+    def _submit(self, request: Request[T]) -> None:
+        if self._turn_ident == threading.get_ident():
+            raise StorageError(
+                "A signal handler or finalizer called the store while the same thread was writing to it; nothing was "
+                "stored. Let the handler set a flag, or write from another thread."
+            )
+        self._engine.refuse_unusable(even_if_failed=True)  # in a forked child nobody would answer
+        with self._accepting_lock:
+            if not self._accepting:
+                raise StoreClosedError("The store is closed; nothing was stored. Open it again.")
+            self._queue.put(request)
+
+    def _commit_alone(self, request: Request[T]) -> bool:
+        """Commit the request on this thread. False: the writer thread must do it, nothing was stored."""
+        ident = threading.get_ident()
+        with self._turn:
+            self._turn_ident = ident
+            try:
+                if not self._accepting:
+                    return False
+                self._commit([request], self._engine.write_unrepaired)
+            except RepairNeededError:
+                return False
+            finally:
+                self._turn_ident = None
+        if not self._accepting:
+            self._join()  # a signal handler closed the store meanwhile
+        return True
+
+    def _join(self) -> None:
         if threading.current_thread() is not self._thread:  # a finalizer may run on any thread
             self._thread.join()
             if self._close_error is not None:
@@ -108,32 +156,35 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            while batch := self._next_batch():
-                self._commit(batch)
+            while (first := self._queue.get()) is not None:
+                with self._turn:
+                    batch = self._batch_of(first)
+                    self._commit(batch, self._engine.write)
+                self._crowded = len(batch) > 1
         finally:
             try:
                 self._engine.close()
             except StorageError as error:
                 self._close_error = error
 
-    def _next_batch(self) -> list[Request[object]]:
-        """Wait for a request, and take those behind it that fit into the same commit. Empty: nothing comes any more."""
-        batch: list[Request[object]] = []
-        payload_bytes = 0
-        while len(batch) < COMMIT_REQUESTS_MAX and payload_bytes < COMMIT_BYTES_MAX:
-            try:
-                request = self._queue.get(block=not batch)
-            except queue.Empty:
-                break
+    def _batch_of(self, first: Request[object]) -> list[Request[object]]:
+        """Return the request with those that wait behind it and fit into the same commit."""
+        batch = [first]
+        payload_bytes = first.payload_bytes
+        while len(batch) < COMMIT_REQUESTS_MAX and payload_bytes < COMMIT_BYTES_MAX and not self._queue.empty():
+            request = self._queue.get()  # does not wait: nobody else takes from the queue
             if request is None:
-                if batch:
-                    self._queue.put(None)  # it is the last: nothing was accepted behind it
+                self._queue.put(None)  # for the loop; nothing is accepted behind it
                 break
             batch.append(request)
             payload_bytes += request.payload_bytes
         return batch
 
-    def _commit(self, batch: list[Request[object]]) -> None:
+    def _commit(
+        self, batch: Sequence[Request[object]], write: Callable[[Callable[[WriteTransaction], None]], None]
+    ) -> None:
+        """Store the requests of the batch and answer each: the only way into the file."""
+
         def apply_all(transaction: WriteTransaction) -> None:
             appender = self._begin(transaction)
             for request in batch:
@@ -141,10 +192,12 @@ class Writer:
             appender.flush()
 
         try:
-            self._engine.write(apply_all)
+            write(apply_all)
         except StreamStoreError as error:
             _fail_all(batch, error)
-        except BaseException as error:
+        except RepairNeededError:
+            raise
+        except Exception as error:
             failure = StorageError(f"The writer failed: {error!r}; nothing was stored.")
             failure.__cause__ = error
             _fail_all(batch, failure)
@@ -153,6 +206,6 @@ class Writer:
                 request.answer()
 
 
-def _fail_all(batch: list[Request[object]], error: StreamStoreError) -> None:
+def _fail_all(batch: Sequence[Request[object]], error: StreamStoreError) -> None:
     for request in batch:
         request.fail(error)
