@@ -9,7 +9,7 @@ import os
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Final, TypeGuard, cast, get_args
+from typing import Final, TypeGuard, get_args
 
 from streamstore.dialect import Dialect
 from streamstore.errors import InvalidArgumentException
@@ -179,14 +179,12 @@ def parse_whole_number(argument: str, value: object, *, first: int, last: int) -
 
 
 def parse_path(value: object) -> Path:
-    if isinstance(value, (str, os.PathLike)):
-        text = os.fsdecode(cast(str | os.PathLike[str], value))
+    if _is_path(value):
+        text = os.fsdecode(value)
         if "\0" not in text:
             return Path(text)
     raise InvalidArgumentException(
-        argument="path",
-        value=cast(object, value),
-        constraint="be the path of a folder, as str or os.PathLike",
+        argument="path", value=value, constraint="be the path of a folder, as str or os.PathLike"
     )
 
 
@@ -252,6 +250,10 @@ def _encodes_to_utf8(text: str) -> bool:
 
 def _is_shard_iterator_type(value: object) -> TypeGuard[ShardIteratorType]:
     return isinstance(value, str) and value in SHARD_ITERATOR_TYPES
+
+
+def _is_path(value: object) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(value, (str, os.PathLike))
 
 
 def _is_sync_mode(value: object) -> TypeGuard[SyncMode]:
