@@ -26,19 +26,22 @@ class LineProgress:
             console=Console(stderr=True),
             redirect_stdout=False,
             redirect_stderr=False,
-            disable=not sys.stderr.isatty(),
         )
+        # Not Progress(disable=...): some versions of rich end even a disabled bar with an empty line.
+        self._is_shown = sys.stderr.isatty()
         self._task = self._progress.add_task(title, total=bytes_total, records=0)
         self._next_update_s = 0.0
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._is_shown:
+            self._progress.start()
         return self
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._is_shown:
+            self._progress.stop()
 
     def show(self, *, bytes_done: int, records: int) -> None:
         """Show the state, unless it was shown a moment ago: drawing costs more than storing a line."""
