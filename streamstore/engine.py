@@ -298,10 +298,12 @@ class Engine:
     def close(self) -> None:
         """Close the environment. In sync modes below "full", what was committed is synced first.
 
-        Further calls do nothing, and neither does a call in a forked child.
+        Further calls do nothing, and neither does a call in a forked child. A read of the same thread, which a signal
+        handler closes the store under, ends in ``StoreClosedError``.
         """
         if self._pid != os.getpid():
             return
+        self._refuse_nested_write(threading.get_ident())
         with self._write_lock, self._readers.none():
             if self._closed:
                 return
@@ -517,18 +519,23 @@ class Engine:
 
         py-lmdb keeps a handle only if a transaction of its own opened it.
         """
-        self._refuse_nested_write(threading.get_ident())
+        ident = threading.get_ident()
+        self._refuse_nested_write(ident)
         with self._write_lock, _translated("read"):
-            self.refuse_unusable()
+            self._writing_ident = ident
             try:
+                self.refuse_unusable()
                 self.handles[database] = self._env.open_db(database, create=False)
             except lmdb.NotFoundError:
                 pass  # dropped since; the next snapshot shows it
             except lmdb.DbsFullError:
                 self._reopen()
+            finally:
+                self._writing_ident = None
 
     def _prepare_to_read_again(self, error: lmdb.Error) -> None:
         """Mend what keeps a read transaction from starting, or raise the error translated."""
+        self.refuse_unusable(even_if_failed=True)
         if isinstance(error, lmdb.MapResizedError):
             with self._write_lock, _translated("read"):
                 self._adopt_map()

@@ -27,14 +27,14 @@ class ReaderGate:
 
     def __init__(self) -> None:
         self._own = threading.local()
-        self._registering = threading.Lock()
+        self._registering = threading.RLock()
         self._locks: weakref.WeakSet[AbstractContextManager[bool]] = weakref.WeakSet()
 
     def reading(self) -> AbstractContextManager[bool]:
         lock: AbstractContextManager[bool] | None = getattr(self._own, "lock", None)
         if lock is None:
             with self._registering:
-                lock = threading.RLock()  # a signal handler may read while its thread reads
+                lock = threading.RLock()  # a signal handler may read, or close the store, while its thread reads
                 self._locks.add(lock)
                 self._own.lock = lock
         return lock
@@ -52,7 +52,7 @@ class _OpenEngines:
     """The engines of this process: LMDB forbids two on one file, and a fork must find them quiet."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # held while a store is being opened: a fork must not see half of one
         self._engines: weakref.WeakValueDictionary[tuple[int, int], Engine] = weakref.WeakValueDictionary()
         self._quiet = ExitStack()
         os.register_at_fork(
@@ -72,10 +72,10 @@ class _OpenEngines:
             self._engines[identity] = engine
 
     def forget(self, engine: "Engine") -> None:
-        with self._lock:
-            for identity, known in list(self._engines.items()):
-                if known is engine:
-                    del self._engines[identity]
+        # Without the lock: the thread that opens a store may be waiting, in a signal handler, for this one to close.
+        for identity, known in list(self._engines.items()):
+            if known is engine:
+                self._engines.pop(identity, None)
 
     def _before_fork(self) -> None:
         self._quiet.enter_context(self._lock)

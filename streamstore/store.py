@@ -147,8 +147,8 @@ class StreamStore:
             self._engine.close()
             raise
         self._writer = None if read_only else Writer(self._engine, _appender_factory(self._catalog, self._dialect))
-        # Runs once: at close(), when the last reference goes, or at interpreter exit.
-        self._close = weakref.finalize(self, (self._writer or self._engine).close)
+        self._closer = self._writer or self._engine
+        self._finalizer = weakref.finalize(self, self._closer.close)  # when the last reference goes, or at exit
 
     def put_record(
         self,
@@ -390,10 +390,12 @@ class StreamStore:
     def close(self) -> None:
         """Commit and answer every put that was accepted, then close. Further calls do nothing.
 
-        Also happens when the program ends. In a forked child it leaves the parent's store alone. Raises
+        Also happens when the program ends. In a forked child it leaves the parent's store alone. In a signal handler
+        it ends a read under way on the same thread, and returns before a put under way on it. Raises
         ``StorageError`` if the last sync of a store with ``sync`` below "full" failed; it is closed all the same.
         """
-        self._close()
+        self._closer.close()
+        self._finalizer.detach()
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ Requests are applied in the order of submission, and a request is answered only 
 is durable. A request that is refused takes nothing from its neighbours in the same commit.
 """
 
+import contextlib
 import copy
 import os
 import queue
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 from streamstore.engine import Engine, RepairNeededError, WriteTransaction
-from streamstore.errors import StorageError, StoreClosedError, StreamStoreError
+from streamstore.errors import OutcomeUnknownError, StorageError, StoreClosedError, StreamStoreError
 from streamstore.shards import ShardAppender
 
 __all__ = ["Request", "Writer"]
@@ -71,11 +72,14 @@ class Request(Generic[T_co]):
 
 
 class Writer:
-    """Commits requests from construction to ``close``, and closes the engine at its end.
+    """Commits requests from construction to ``close``, which closes the engine too.
 
     The writer thread commits for all who wait. A caller who finds nobody else writing or waiting commits its own
     request, and only that, on its own thread: two thread switches cost it a quarter of a durable put. So an interrupt,
     which Python raises in the main thread at any line, can never reach the commit of somebody else.
+
+    A signal handler or finalizer may call any method while its thread is inside another one, so no lock is held here
+    but the turn, and who holds that is known.
     """
 
     def __init__(self, engine: Engine, begin: Callable[[WriteTransaction], ShardAppender]) -> None:
@@ -84,11 +88,11 @@ class Writer:
         self._pid = os.getpid()
         self._queue: queue.SimpleQueue[Request[object] | None] = queue.SimpleQueue()
         self._accepting = True
-        self._accepting_lock = threading.Lock()
+        self._ended = False
+        self._closes_engine_at_end = False
         self._turn = threading.Lock()  # held by who commits
         self._turn_ident: int | None = None
         self._crowded = False  # the last commit was shared: wait for the next one rather than go ahead alone
-        self._close_error: StorageError | None = None
         self._thread = threading.Thread(target=self._run, name="streamstore-writer", daemon=True)
         self._thread.start()
 
@@ -112,12 +116,15 @@ class Writer:
         """
         if self._pid != os.getpid():
             return
-        with self._accepting_lock:
-            if self._accepting:
-                self._accepting = False
-                self._queue.put(None)
-        if self._turn_ident != threading.get_ident():
-            self._join()
+        self._accepting = False
+        self._queue.put(None)
+        if self._turn_ident == threading.get_ident():
+            return
+        if threading.current_thread() is self._thread:  # a finalizer may run on any thread
+            self._closes_engine_at_end = True
+            return
+        self._thread.join()
+        self._engine.close()
 
     def _submit(self, request: Request[T]) -> None:
         if self._turn_ident == threading.get_ident():
@@ -126,10 +133,11 @@ class Writer:
                 "stored. Let the handler set a flag, or write from another thread."
             )
         self._engine.refuse_unusable(even_if_failed=True)  # in a forked child nobody would answer
-        with self._accepting_lock:
-            if not self._accepting:
-                raise StoreClosedError("The store is closed; nothing was stored. Open it again.")
-            self._queue.put(request)
+        if not self._accepting:
+            raise _closed()
+        self._queue.put(request)
+        if self._ended:
+            self._refuse_rest()
 
     def _commit_alone(self, request: Request[T]) -> bool:
         """Commit the request on this thread. False: the writer thread must do it, nothing was stored."""
@@ -145,14 +153,9 @@ class Writer:
             finally:
                 self._turn_ident = None
         if not self._accepting:
-            self._join()  # a signal handler closed the store meanwhile
+            with contextlib.suppress(StorageError):  # the record is stored whatever becomes of the closing
+                self.close()  # as a signal handler wished meanwhile
         return True
-
-    def _join(self) -> None:
-        if threading.current_thread() is not self._thread:  # a finalizer may run on any thread
-            self._thread.join()
-            if self._close_error is not None:
-                raise self._close_error
 
     def _run(self) -> None:
         try:
@@ -162,10 +165,18 @@ class Writer:
                     self._commit(batch, self._engine.write)
                 self._crowded = len(batch) > 1
         finally:
-            try:
+            self._ended = True
+            self._refuse_rest()
+            if self._closes_engine_at_end:
                 self._engine.close()
-            except StorageError as error:
-                self._close_error = error
+
+    def _refuse_rest(self) -> None:
+        """Answer what came too late: behind the end, or while the thread ended."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                request = self._queue.get_nowait()
+                if request is not None:
+                    request.fail(_closed())
 
     def _batch_of(self, first: Request[object]) -> list[Request[object]]:
         """Return the request with those that wait behind it and fit into the same commit."""
@@ -174,7 +185,7 @@ class Writer:
         while len(batch) < COMMIT_REQUESTS_MAX and payload_bytes < COMMIT_BYTES_MAX and not self._queue.empty():
             request = self._queue.get()  # does not wait: nobody else takes from the queue
             if request is None:
-                self._queue.put(None)  # for the loop; nothing is accepted behind it
+                self._queue.put(None)  # for the loop
                 break
             batch.append(request)
             payload_bytes += request.payload_bytes
@@ -201,9 +212,16 @@ class Writer:
             failure = StorageError(f"The writer failed: {error!r}; nothing was stored.")
             failure.__cause__ = error
             _fail_all(batch, failure)
+        except BaseException:
+            _fail_all(batch, OutcomeUnknownError("An interrupt ended the commit; the request is stored or not."))
+            raise
         else:
             for request in batch:
                 request.answer()
+
+
+def _closed() -> StoreClosedError:
+    return StoreClosedError("The store is closed; nothing was stored. Open it again.")
 
 
 def _fail_all(batch: Sequence[Request[object]], error: StreamStoreError) -> None:
