@@ -39,7 +39,9 @@ from streamstore.model import (
     Record,
     SequenceNumberRange,
     Shard,
+    ShardIteratorType,
     StreamDescription,
+    SyncMode,
 )
 from streamstore.store import StreamStore
 
@@ -63,6 +65,7 @@ __all__ = [
     "ResourceNotFoundException",
     "SequenceNumberRange",
     "Shard",
+    "ShardIteratorType",
     "StorageError",
     "StoreClosedError",
     "StoreForkedError",
@@ -73,4 +76,5 @@ __all__ = [
     "StreamDescription",
     "StreamStore",
     "StreamStoreError",
+    "SyncMode",
 ]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import typer
 
@@ -17,6 +17,7 @@ from streamstore import (
     StoreNotFoundError,
     StreamStore,
     StreamStoreError,
+    SyncMode,
 )
 from streamstore.cli.ending import CommandError, Interrupted, UsageError, say, standard_output, tidy_ending
 from streamstore.cli.lines import (
@@ -121,7 +122,7 @@ def put(
         str | None, typer.Option("--explicit-hash-key", help="Decimal hash key that chooses the shard of every record.")
     ] = None,
     sync: Annotated[
-        Literal["full", "normal", "off"],
+        SyncMode,
         typer.Option("--sync", help="full: a stored record survives power loss; normal, off: less, faster."),
     ] = "full",
 ) -> None:
