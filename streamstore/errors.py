@@ -192,7 +192,10 @@ def _presentable(argument: str, value: object) -> object:
     if isinstance(value, (bytes, bytearray)):
         return f"{type(value).__name__} of {len(value)} bytes"
     if isinstance(value, memoryview):
-        return f"memoryview of {cast(memoryview, value).nbytes} bytes"
+        try:
+            return f"memoryview of {cast(memoryview, value).nbytes} bytes"
+        except ValueError:
+            return "memoryview that was released"
     if isinstance(value, str):
         return f"str of {len(value)} characters" if argument == "data" else str(value)
     if value is None or isinstance(value, (bool, int, float)):

@@ -159,10 +159,10 @@ def delete_stream(transaction: WriteTransaction, stream: StoredStream) -> None:
 
 
 def iterate_stream_names(transaction: ReadTransaction, after: str) -> Iterator[str]:
-    """Yield the names greater than ``after`` in bytewise order."""
-    for key, _ in transaction.items_from(STREAMS_DATABASE, stream_key(after)):
+    """Yield the names greater than ``after`` in bytewise order, each proved by its entry."""
+    for key, value in transaction.items_from(STREAMS_DATABASE, stream_key(after)):
         if key != stream_key(after):
-            yield key.decode()
+            yield _decode(key, value).name
 
 
 def load_format_int(transaction: ReadTransaction, key: bytes) -> int:

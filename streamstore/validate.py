@@ -4,7 +4,6 @@ Each function refuses with ``InvalidArgumentException``, whose ``constraint`` co
 Sources: the PutRecord document for put_record, the Kinesis model for the rest.
 """
 
-import math
 import os
 import re
 from datetime import datetime
@@ -80,7 +79,7 @@ def parse_data(value: object) -> bytes:
         return value
     try:
         view = memoryview(value)  # type: ignore[arg-type] # not a buffer: TypeError
-    except TypeError:
+    except (TypeError, ValueError, BufferError):  # no buffer, a released one, one that cannot be had now
         view = None
     if view is None or view.nbytes > RECORD_DATA_BYTES_MAX:
         raise InvalidArgumentException(
@@ -150,15 +149,9 @@ def parse_shard_iterator_type(value: object) -> ShardIteratorType:
 
 def parse_timestamp(value: object, *, now_ms: int) -> int:
     """Return an aware datetime, or seconds since 1970 as int or float, as milliseconds."""
-    time_ms: int | None = None
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        time_ms = round(value.timestamp() * 1000)
-    elif is_int(value) and value >= 0:
-        time_ms = value * 1000
-    elif isinstance(value, float) and math.isfinite(value) and value >= 0:
-        time_ms = round(value * 1000)
-    if time_ms is not None and 0 <= time_ms <= now_ms + TIMESTAMP_AHEAD_MS_MAX:
-        return time_ms
+    seconds = value.timestamp() if isinstance(value, datetime) and value.tzinfo is not None else value
+    if (is_int(seconds) or isinstance(seconds, float)) and 0 <= seconds * 1000 <= now_ms + TIMESTAMP_AHEAD_MS_MAX:
+        return round(seconds * 1000)
     raise InvalidArgumentException(
         argument="timestamp",
         value=value,
