@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 SHOWN_CHARACTERS_MAX: Final = 80
+INT_BITS_SHOWN_MAX: Final = 1024
 
 
 class StreamStoreError(Exception):
@@ -188,7 +189,7 @@ class OutcomeUnknownError(StorageError):
 
 
 def _presentable(argument: str, value: object) -> object:
-    """Return ``value`` in a form that is small, holds no payload and can be pickled."""
+    """Return ``value`` in a form that is small, holds no payload, and can be pickled and printed."""
     if isinstance(value, (bytes, bytearray)):
         return f"{type(value).__name__} of {len(value)} bytes"
     if isinstance(value, memoryview):
@@ -196,11 +197,18 @@ def _presentable(argument: str, value: object) -> object:
             return f"memoryview of {cast(memoryview, value).nbytes} bytes"
         except ValueError:
             return "memoryview that was released"
+    if argument == "data" and value is not None:
+        return f"str of {len(value)} characters" if isinstance(value, str) else f"object of type {type(value).__name__}"
     if isinstance(value, str):
-        return f"str of {len(value)} characters" if argument == "data" else str(value)
+        return str(value)
+    if isinstance(value, int) and value.bit_length() > INT_BITS_SHOWN_MAX:
+        return f"int of {value.bit_length()} bits"  # Python refuses to print the longest ones
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    return repr(value)
+    try:
+        return repr(value)
+    except Exception:
+        return f"object of type {type(value).__name__}"
 
 
 def _shown(value: object) -> str:
