@@ -1,0 +1,192 @@
+"""The oracle: the store as dictionaries, written to be obvious. It knows no disk, no thread and no token format.
+
+It shares the errors and the result types with the package, and none of its arithmetic.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from math import ceil
+
+from streamstore import errors, model
+
+RULES: dict[str, re.Pattern[str] | range | tuple[object, ...]] = {
+    "stream_name": re.compile("[a-zA-Z]([a-zA-Z0-9-]{0,126}[a-zA-Z0-9])?"),
+    "partition_key": re.compile(".{1,256}", re.DOTALL),
+    "shard_id": re.compile("[a-zA-Z0-9_.-]{1,128}"),
+    "data": range(2**20 + 1),  # its length
+    "shard_count": range(1, 10**9),
+    "retention_hours": range(1, 25),
+    "write_quota_kb_per_sec": (None, 128, 512, 1024),
+    "limit": range(1, 10_001),
+    "max_results": range(1, 10_001),
+    "shard_iterator_type": ("AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"),
+}
+LARGEST_DEBT_US = 9_007_813  # one second, and 1 MiB with the longest key at 128 KB/s
+
+
+class ShardState:
+    def __init__(self) -> None:
+        self.records: list[model.Record] = []
+        self.full_at_us = [0, 0]  # the quotas of bytes and of records
+
+
+class StreamState:
+    def __init__(self, creation_ms: int, retention_hours: int, write_quota: int | None, shard_count: int) -> None:
+        self.created = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=creation_ms)
+        self.retention_hours, self.write_quota = retention_hours, write_quota
+        self.shards = [ShardState() for _ in range(shard_count)]
+
+    def show(self, first: int, count: int) -> tuple[model.Shard, ...]:
+        width = (2**128 - 1) // len(self.shards)
+        ends = [index * width - 1 for index in range(1, len(self.shards))] + [2**128 - 1]
+        ranges = [model.HashKeyRange(index * width, end) for index, end in enumerate(ends)]
+        shards = [model.Shard(shard_name(i), r, model.SequenceNumberRange("0")) for i, r in enumerate(ranges)]
+        return tuple(shards[first : first + count])
+
+    def index_of(self, shard_id: str) -> int:
+        names = [shard_name(index) for index in range(len(self.shards))]
+        if shard_id not in names:
+            raise errors.ResourceNotFoundException(resource=shard_id, remedy="")
+        return names.index(shard_id)
+
+
+class ReferenceStore:
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self.clock = clock
+        self.streams: dict[str, StreamState] = {}
+        self.places: dict[str, tuple[StreamState, int, int, int, int]] = {}  # index, sequence, not before, created
+        self.pages: dict[str, tuple[str, StreamState, int, int]] = {}  # first index, created
+
+    def create_stream(self, name: str, *, shard_count: int, retention_hours: int, write_quota: int | None) -> None:
+        check(stream_name=name, shard_count=shard_count, retention_hours=retention_hours)
+        check(write_quota_kb_per_sec=write_quota)
+        if name in self.streams:
+            raise errors.ResourceInUseException(resource=name, remedy="")
+        if shard_count + sum(len(stream.shards) for stream in self.streams.values()) > 4_000:
+            raise errors.LimitExceededException(limit="", remedy="")
+        self.streams[name] = StreamState(self.clock(), retention_hours, write_quota, shard_count)
+
+    def delete_stream(self, name: str) -> None:
+        self.stream(name)
+        del self.streams[name]
+
+    def list_streams(self, *, limit: int, after: str) -> model.ListStreamsResult:
+        check(limit=limit)
+        names = sorted(name for name in self.streams if name > after)
+        return model.ListStreamsResult(tuple(names[:limit]), len(names) > limit)
+
+    def describe_stream(self, name: str, *, limit: int, after: str | None) -> model.StreamDescription:
+        check(stream_name=name, limit=limit)
+        stream = self.stream(name)
+        first = 0 if after is None else stream.index_of(after) + 1
+        quota, shards, more = stream.write_quota, stream.show(first, limit), first + limit < len(stream.shards)
+        return model.StreamDescription(name, "ACTIVE", stream.created, stream.retention_hours, quota, shards, more)
+
+    def list_shards(self, name: str, *, max_results: int, token: str | None = None) -> model.ListShardsResult:
+        check(max_results=max_results)
+        first = 0
+        if token is not None:
+            refuse_unless(token in self.pages, "next_token", token)
+            name, then, first, created_ms = self.pages[token]
+            if not -10_000 <= self.clock() - created_ms < 300_000:
+                raise errors.ExpiredNextTokenException("")
+            refuse_unless(self.stream(name) is then, "next_token", token)
+        stream, stop, next_token = self.stream(name), first + max_results, f"page {len(self.pages)}"
+        self.pages[next_token] = (name, stream, stop, self.clock())
+        return model.ListShardsResult(
+            stream.show(first, max_results), next_token if stop < len(stream.shards) else None
+        )
+
+    def put_record(
+        self, name: str, data: bytes, key: str, *, explicit_hash_key: str | None, ordering: str | None
+    ) -> model.PutRecordResult:
+        check(stream_name=name, data=len(data), partition_key=key)
+        position = int(hashlib.md5(key.encode()).hexdigest(), 16)
+        if explicit_hash_key is not None:
+            position = number("explicit_hash_key", explicit_hash_key)
+            refuse_unless(position < 2**128, "explicit_hash_key", explicit_hash_key)
+        sequence = number("sequence_number_for_ordering", ordering or "0")
+        stream = self.stream(name)
+        index = min(position // ((2**128 - 1) // len(stream.shards)), len(stream.shards) - 1)
+        shard = stream.shards[index]
+        if ordering is not None:
+            refuse_unless(sequence < len(shard.records), "sequence_number_for_ordering", ordering)
+        if stream.write_quota is not None:
+            charge(shard, len(data) + len(key.encode()), stream.write_quota, now_us=self.clock() * 1000)
+        arrival_ms = max([self.clock(), *(record.arrival_ms for record in shard.records[-1:])])
+        shard.records.append(model.Record(str(len(shard.records)), key, data, arrival_ms))
+        return model.PutRecordResult(shard_name(index), shard.records[-1].sequence_number)
+
+    def get_shard_iterator(self, name: str, shard_id: str, kind: str, start: str | None, time_s: float | None) -> str:
+        check(stream_name=name, shard_id=shard_id, shard_iterator_type=kind)
+        refuse_unless((start is not None) == kind.endswith("SEQUENCE_NUMBER"), "starting_sequence_number", start)
+        refuse_unless((time_s is not None) == (kind == "AT_TIMESTAMP"), "timestamp", time_s)
+        sequence = number("starting_sequence_number", start or "0") + (kind == "AFTER_SEQUENCE_NUMBER")
+        not_before_ms = round((time_s or 0) * 1000)
+        refuse_unless(0 <= not_before_ms <= self.clock() + 10_000, "timestamp", time_s)
+        index = self.stream(name).index_of(shard_id)
+        sequence = len(self.streams[name].shards[index].records) if kind == "LATEST" else sequence
+        return self.place(self.streams[name], index, sequence, not_before_ms)
+
+    def get_records(self, token: str, *, limit: int) -> model.GetRecordsResult:
+        check(limit=limit)
+        refuse_unless(token in self.places, "shard_iterator", token)
+        stream, index, sequence, not_before_ms, created_ms = self.places[token]
+        if not -10_000 <= self.clock() - created_ms < 300_000:
+            raise errors.ExpiredIteratorException("")
+        if stream not in self.streams.values():
+            raise errors.ResourceNotFoundException(resource=token, remedy="")
+        records = stream.shards[index].records
+        page = [record for record in records[sequence:] if record.arrival_ms >= not_before_ms][:limit]
+        while sum(len(record.data) + len(record.partition_key.encode()) for record in page) > 10 * 2**20:
+            page.pop()
+        if not page:
+            return model.GetRecordsResult([], self.place(stream, index, sequence, not_before_ms), 0)
+        behind_ms = 0 if page[-1] is records[-1] else max(1, records[-1].arrival_ms - page[-1].arrival_ms)
+        return model.GetRecordsResult(page, self.place(stream, index, int(page[-1].sequence_number) + 1, 0), behind_ms)
+
+    def read(self, name: str, shard_id: str, *, start: str) -> list[model.Record]:
+        first, stream = number("starting_sequence_number", start), self.stream(name)
+        return stream.shards[stream.index_of(shard_id)].records[first:]
+
+    def stream(self, name: str) -> StreamState:
+        check(stream_name=name)
+        if name not in self.streams:
+            raise errors.ResourceNotFoundException(resource=name, remedy="")
+        return self.streams[name]
+
+    def place(self, stream: StreamState, index: int, sequence: int, not_before_ms: int) -> str:
+        self.places[f"place {len(self.places)}"] = (stream, index, sequence, not_before_ms, self.clock())
+        return f"place {len(self.places) - 1}"
+
+
+def charge(shard: ShardState, size_bytes: int, kb_per_sec: int, *, now_us: int) -> None:
+    """Let the record through if what is owed leaves room for it in one second of quota, or if nothing is owed."""
+    costs_us = [ceil(size_bytes * 1_000_000 / (kb_per_sec * 1024)), 1_000]
+    owed_us = [max(0, full_at_us - now_us) for full_at_us in shard.full_at_us]
+    owed_us = [0 if owed > LARGEST_DEBT_US else owed for owed in owed_us]  # the clock was set back
+    if any(owed > max(0, 1_000_000 - cost) for owed, cost in zip(owed_us, costs_us, strict=True)):
+        raise errors.ProvisionedThroughputExceededException(stream_name="", shard_id="", retry_after_ms=0)
+    shard.full_at_us = [now_us + owed + cost for owed, cost in zip(owed_us, costs_us, strict=True)]
+
+
+def check(**arguments: object) -> None:
+    for argument, value in arguments.items():
+        rule = RULES[argument]
+        refuse_unless(rule.fullmatch(str(value)) if isinstance(rule, re.Pattern) else value in rule, argument, value)
+
+
+def number(argument: str, text: str) -> int:
+    refuse_unless(re.fullmatch("0|[1-9][0-9]{0,128}", text), argument, text)
+    return int(text)
+
+
+def refuse_unless(allowed: object, argument: str, value: object) -> None:
+    if not allowed:
+        raise errors.InvalidArgumentException(argument=argument, value=value, constraint="")
+
+
+def shard_name(index: int) -> str:
+    return f"shard-{index:06d}"

@@ -1,0 +1,332 @@
+"""The store and the oracle side by side through every operation: the same results, the same refusals.
+
+On the way the store is closed and opened, opened for reading only, its clock set forward and back, and its commits
+made to fail, before or after LMDB has written them.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+from unittest import mock
+
+import lmdb
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from streamstore import InvalidArgumentException, StoreFullError, StreamStoreError
+from streamstore.check import check_store
+from streamstore.engine import Engine
+from streamstore.model import ShardIteratorType
+from tests.conftest import Clock, open_store
+from tests.reference import ReferenceStore
+
+T = TypeVar("T")
+Tokens = tuple[str, str]
+"""The store's token and the oracle's for the same place."""
+
+stream_names = st.sampled_from(["a", "Z", "clicks", "clicks-2", "x" * 128])
+bad_stream_names = st.sampled_from(["", "a\n", "1a", "a-", "a_b", "é", "x" * 129])
+any_stream_names = st.one_of(stream_names, stream_names, stream_names, bad_stream_names)
+shard_ids = st.sampled_from([*(f"shard-{index:06d}" for index in range(4)), "shard-0000001", "shardId-000000000000"])
+partition_keys = st.one_of(
+    st.sampled_from(["k", "user1", "ключ", "\U0001f600" * 256]),
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=256),
+    st.just("k" * 257),
+)
+# A large payload is drawn as its length: Hypothesis prints whatever it draws.
+payloads: st.SearchStrategy[bytes | int] = st.one_of(
+    st.binary(max_size=64), st.binary(max_size=64), st.sampled_from([0, 200_000, 1_048_576, 1_048_577])
+)
+hash_keys = st.one_of(st.none(), st.integers(0, 2**128).map(str), st.sampled_from(["0", "00", "-1", "\u0661", ""]))
+sequence_numbers = st.one_of(st.integers(0, 12).map(str), st.sampled_from([str(2**64), "9" * 129, "01", "1" * 130]))
+limits = st.sampled_from([1, 2, 3, 10_000, 0, 10_001])
+ITERATOR_TYPES: Final[list[ShardIteratorType]] = [
+    "AT_SEQUENCE_NUMBER",
+    "AFTER_SEQUENCE_NUMBER",
+    "TRIM_HORIZON",
+    "LATEST",
+    "AT_TIMESTAMP",
+]
+failures = st.sampled_from([None, None, None, "before", "after"])
+Moment = Literal["before", "after"]
+
+
+class FailingTransaction:
+    """A write transaction whose commit fails, before or after LMDB has carried it out."""
+
+    def __init__(self, transaction: "lmdb.Transaction[bytes]", moment: Moment) -> None:
+        self._transaction = transaction
+        self._moment = moment
+
+    def commit(self) -> None:
+        if self._moment == "before":
+            self._transaction.abort()
+        else:
+            self._transaction.commit()
+        raise lmdb.DiskError("planted by the test")
+
+    def abort(self) -> None:
+        self._transaction.abort()
+
+
+@contextmanager
+def failing_commit(moment: Moment) -> Generator[list[Moment]]:
+    """Make every commit fail; the list that it yields says how many did."""
+    commit: Callable[[Engine, object, object], None] = vars(Engine)["_commit"]
+    failed: list[Moment] = []
+
+    def commit_failing(engine: Engine, transaction: "lmdb.Transaction[bytes]", evidence: object) -> None:
+        failed.append(moment)
+        commit(engine, FailingTransaction(transaction, moment), evidence)
+
+    with mock.patch.object(Engine, "_commit", commit_failing):
+        yield failed
+
+
+class Refused(tuple[type[StreamStoreError], object]):
+    """A refusal by its class and, if it has one, the argument."""
+
+
+NOT_STORED = Refused((StoreFullError, None))
+
+
+def outcome(call: Callable[[], T]) -> T | Refused:
+    """Return what the call returns, or how it is refused."""
+    try:
+        return call()
+    except StreamStoreError as error:
+        return Refused((type(error), error.argument if isinstance(error, InvalidArgumentException) else None))
+
+
+class StoreAndOracle(RuleBasedStateMachine):
+    iterators: Bundle[Tokens] = Bundle("iterators")
+    pages: Bundle[Tokens] = Bundle("pages")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.clock = Clock()
+        self.store = open_store(self.folder / "store", self.clock)
+        self.oracle = ReferenceStore(self.clock)
+
+    def teardown(self) -> None:
+        self.everything_is_the_same()
+        self.store.close()
+        assert check_store(self.folder / "store") == []
+        shutil.rmtree(self.folder)
+
+    @initialize(shard_count=st.sampled_from([1, 3]))
+    def start_with_two_streams(self, shard_count: int) -> None:
+        self.create_stream("a", shard_count, 24, None, None)
+        self.create_stream("clicks", shard_count, 24, 128, None)
+
+    @rule(
+        name=any_stream_names,
+        shard_count=st.sampled_from([1, 2, 3, 4, 0]),
+        retention_hours=st.sampled_from([1, 24, 25]),
+        write_quota=st.sampled_from([None, 128, 512, 1024, 127]),
+        failure=failures,
+    )
+    def create_stream(
+        self, name: str, shard_count: int, retention_hours: int, write_quota: int | None, failure: Moment | None
+    ) -> None:
+        self.change(
+            lambda: self.store.create_stream(
+                name, shard_count=shard_count, retention_hours=retention_hours, write_quota_kb_per_sec=write_quota
+            ),
+            lambda: self.oracle.create_stream(
+                name, shard_count=shard_count, retention_hours=retention_hours, write_quota=write_quota
+            ),
+            failure,
+        )
+
+    @rule(name=any_stream_names, failure=failures)
+    def delete_stream(self, name: str, failure: Moment | None) -> None:
+        self.change(lambda: self.store.delete_stream(name), lambda: self.oracle.delete_stream(name), failure)
+
+    @rule(
+        name=stream_names,
+        payload=payloads,
+        key=partition_keys,
+        hash_key=hash_keys,
+        ordering=st.one_of(st.none(), st.none(), sequence_numbers),
+        failure=failures,
+    )
+    def put_record(
+        self,
+        name: str,
+        payload: bytes | int,
+        key: str,
+        hash_key: str | None,
+        ordering: str | None,
+        failure: Moment | None,
+    ) -> None:
+        data = bytes(payload)
+        self.change(
+            lambda: self.store.put_record(
+                name, data, key, explicit_hash_key=hash_key, sequence_number_for_ordering=ordering
+            ),
+            lambda: self.oracle.put_record(name, data, key, explicit_hash_key=hash_key, ordering=ordering),
+            failure,
+        )
+
+    @rule(name=stream_names, keys=st.lists(st.sampled_from("kabef1"), min_size=1, max_size=20))
+    def put_many(self, name: str, keys: list[str]) -> None:
+        for key in keys:
+            self.put_record(name, key.encode(), key, None, None, None)
+            self.clock.advance(3)
+
+    @rule(
+        target=iterators,
+        name=any_stream_names,
+        shard_id=shard_ids,
+        kind=st.sampled_from(ITERATOR_TYPES),
+        start=st.one_of(st.none(), sequence_numbers),
+        after_ms=st.one_of(st.none(), st.integers(-500, 100), st.just(10_001)),
+    )
+    def get_shard_iterator(
+        self, name: str, shard_id: str, kind: ShardIteratorType, start: str | None, after_ms: int | None
+    ) -> "MultipleResults[Tokens]":
+        time_s = None if after_ms is None else (self.clock() + after_ms) / 1000
+        return self.iterators_of(name, shard_id, kind, start, time_s)
+
+    @rule(target=iterators, name=stream_names, shard_id=shard_ids, kind=st.sampled_from(ITERATOR_TYPES[2:4]))
+    def get_plain_shard_iterator(self, name: str, shard_id: str, kind: ShardIteratorType) -> "MultipleResults[Tokens]":
+        return self.iterators_of(name, shard_id, kind, None, None)
+
+    @rule(target=iterators, tokens=iterators, limit=limits)
+    def get_records(self, tokens: Tokens, limit: int) -> "MultipleResults[Tokens]":
+        real = outcome(lambda: self.store.get_records(tokens[0], limit=limit))
+        expected = outcome(lambda: self.oracle.get_records(tokens[1], limit=limit))
+        if isinstance(real, Refused) or isinstance(expected, Refused):
+            assert real == expected
+            return multiple()
+        assert real.next_shard_iterator is not None
+        assert expected.next_shard_iterator is not None
+        assert replace(real, next_shard_iterator=None) == replace(expected, next_shard_iterator=None)
+        return multiple((real.next_shard_iterator, expected.next_shard_iterator))
+
+    @rule(target=pages, name=any_stream_names, max_results=limits)
+    def list_shards(self, name: str, max_results: int) -> "MultipleResults[Tokens]":
+        return self.list_shards_from(name, None, max_results)
+
+    @rule(target=pages, tokens=pages, max_results=limits)
+    def list_more_shards(self, tokens: Tokens, max_results: int) -> "MultipleResults[Tokens]":
+        return self.list_shards_from(None, tokens, max_results)
+
+    @rule(name=any_stream_names, limit=limits, after=st.one_of(st.none(), shard_ids))
+    def describe_stream(self, name: str, limit: int, after: str | None) -> None:
+        assert outcome(
+            lambda: self.store.describe_stream(name, limit=limit, exclusive_start_shard_id=after)
+        ) == outcome(lambda: self.oracle.describe_stream(name, limit=limit, after=after))
+
+    @rule(limit=limits, after=stream_names)
+    def list_streams(self, limit: int, after: str) -> None:
+        assert outcome(lambda: self.store.list_streams(limit=limit, exclusive_start_stream_name=after)) == outcome(
+            lambda: self.oracle.list_streams(limit=limit, after=after)
+        )
+
+    @rule(name=any_stream_names, shard_id=shard_ids, start=sequence_numbers)
+    def read(self, name: str, shard_id: str, start: str) -> None:
+        assert outcome(lambda: list(self.store.read(name, shard_id, starting_sequence_number=start))) == outcome(
+            lambda: self.oracle.read(name, shard_id, start=start)
+        )
+
+    @rule(milliseconds=st.sampled_from([1, 10, 999, 1_000, 8_001, 299_999, 300_000]))
+    def let_time_pass(self, milliseconds: int) -> None:
+        self.clock.advance(milliseconds)
+
+    @rule(milliseconds=st.sampled_from([1, 500, 10_000, 10_001]))
+    def set_the_clock_back(self, milliseconds: int) -> None:
+        self.clock.advance(-milliseconds)
+
+    @rule()
+    def reopen(self) -> None:
+        self.store.close()
+        self.store = open_store(self.folder / "store", self.clock)
+
+    @rule()
+    def reopen_for_reading_only(self) -> None:
+        self.store.close()
+        with open_store(self.folder / "store", self.clock, read_only=True) as self.store:
+            self.everything_is_the_same()
+            for change in (
+                lambda: self.store.put_record("a", b"", "k"),
+                lambda: self.store.create_stream("new"),
+                lambda: self.store.delete_stream("a"),
+            ):
+                with pytest.raises(InvalidArgumentException) as refusal:
+                    change()
+                assert refusal.value.argument == "read_only"
+        self.store = open_store(self.folder / "store", self.clock)
+
+    @rule()
+    def everything_is_the_same(self) -> None:
+        names = self.store.list_streams(limit=10_000).stream_names
+        assert list(names) == sorted(self.oracle.streams)
+        for name in names:
+            description = self.store.describe_stream(name)
+            assert description == self.oracle.describe_stream(name, limit=100, after=None)
+            for shard in description.shards:
+                assert list(self.store.read(name, shard.shard_id)) == self.oracle.read(name, shard.shard_id, start="0")
+
+    def change(self, real: Callable[[], object], expected: Callable[[], object], failure: Moment | None) -> None:
+        """Make the change on both sides; one whose commit fails is stored exactly when the store says so."""
+        if failure is None:
+            assert outcome(real) == outcome(expected)
+            return
+        with failing_commit(failure) as failed:
+            result = outcome(real)
+        if result == NOT_STORED:
+            assert failed == ["before"]
+        else:
+            assert "before" not in failed
+            assert result == outcome(expected)
+
+    def list_shards_from(self, name: str | None, tokens: Tokens | None, max_results: int) -> "MultipleResults[Tokens]":
+        real_token, expected_token = tokens or (None, None)
+        real = outcome(lambda: self.store.list_shards(name, next_token=real_token, max_results=max_results))
+        expected = outcome(lambda: self.oracle.list_shards(name or "", max_results=max_results, token=expected_token))
+        if isinstance(real, Refused) or isinstance(expected, Refused):
+            assert real == expected
+            return multiple()
+        assert real.shards == expected.shards
+        assert (real.next_token is None) == (expected.next_token is None)
+        return (
+            multiple()
+            if not real.next_token or not expected.next_token
+            else multiple((real.next_token, expected.next_token))
+        )
+
+    def iterators_of(
+        self, name: str, shard_id: str, kind: ShardIteratorType, start: str | None, time_s: float | None
+    ) -> "MultipleResults[Tokens]":
+        real = outcome(
+            lambda: self.store.get_shard_iterator(
+                name, shard_id, kind, starting_sequence_number=start, timestamp=time_s
+            )
+        )
+        expected = outcome(lambda: self.oracle.get_shard_iterator(name, shard_id, kind, start, time_s))
+        if isinstance(real, Refused) or isinstance(expected, Refused):
+            assert real == expected
+            return multiple()
+        return multiple((real, expected))
+
+
+@pytest.mark.slow
+def test_store_and_oracle_agree_through_every_operation() -> None:
+    run_state_machine_as_test(StoreAndOracle, settings=settings(stateful_step_count=50))
