@@ -1,0 +1,255 @@
+"""Laws of the disk format: what is read is what was written, or ``DamagedValueError``."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
+from zlib import crc32
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamstore import HashKeyRange, Record
+from streamstore.disk_format import (
+    NEXT_STREAM_NUMBER_KEY,
+    SECRET_KEY,
+    SHARD_COUNT_KEY,
+    VERSION_KEY,
+    DamagedValueError,
+    RecordFormat,
+    counter_key,
+    decode_counter,
+    decode_format_bytes,
+    decode_format_int,
+    decode_format_str,
+    decode_stream,
+    encode_counter,
+    encode_format_value,
+    encode_stream,
+    parse_counter_key,
+    record_key,
+    records_database,
+    sequence_of_record_key,
+    stream_key,
+)
+from streamstore.model import ShardCounter, StoredShard, StoredStream, StreamNumber
+
+u32 = st.integers(0, 2**32 - 1)
+u64 = st.integers(0, 2**64 - 1)
+stream_numbers = u32.map(StreamNumber)
+hash_keys = st.integers(0, 2**128 - 1)
+texts = st.text(st.characters(codec="utf-8"))
+keys = u64.map(record_key)
+
+counters = st.builds(ShardCounter, u64, u64, u64, u64, u64)
+shards = st.builds(
+    StoredShard,
+    st.builds(HashKeyRange, hash_keys, hash_keys),
+    st.lists(u32, max_size=2).map(tuple),
+    u64,
+    st.one_of(st.none(), u64),
+)
+streams = st.builds(
+    StoredStream,
+    name=st.from_regex(r"[a-zA-Z][a-zA-Z0-9-]{0,127}", fullmatch=True),
+    number=stream_numbers,
+    creation_ms=u64,
+    retention_hours=st.integers(1, 24),
+    write_quota_kb_per_sec=st.one_of(st.none(), st.sampled_from([128, 512, 1024])),
+    shards=st.lists(shards, max_size=4).map(tuple),
+)
+
+STREAM = StoredStream(
+    name="clicks",
+    number=StreamNumber(7),
+    creation_ms=1_700_000_000_000,
+    retention_hours=24,
+    write_quota_kb_per_sec=128,
+    shards=(
+        StoredShard(HashKeyRange(0, 2**127 - 1), next_sequence_at_close=9),
+        StoredShard(HashKeyRange(2**127, 2**128 - 1), parent_indexes=(0, 1), first_sequence=3),
+    ),
+)
+
+
+class Sealed(NamedTuple):
+    """A value as it lies on disk, and what reads it."""
+
+    kind: str
+    value: bytes
+    decode: Callable[[bytes], object]
+
+
+SEALED: list[Sealed] = [
+    Sealed("int", encode_format_value(VERSION_KEY, 1), lambda value: decode_format_int(VERSION_KEY, value)),
+    Sealed("str", encode_format_value(b"dialect", "yandex"), lambda value: decode_format_str(b"dialect", value)),
+    Sealed("bytes", encode_format_value(SECRET_KEY, b"s" * 32), lambda value: decode_format_bytes(SECRET_KEY, value)),
+    Sealed("stream", encode_stream(STREAM), lambda value: decode_stream(b"clicks", value)),
+    Sealed(
+        "counter",
+        encode_counter(StreamNumber(7), 1, ShardCounter(1, 2, 3, 4, 5)),
+        lambda value: decode_counter(StreamNumber(7), 1, value),
+    ),
+    Sealed(
+        "record",
+        RecordFormat(StreamNumber(7), 1).encode(record_key(5), 1_700_000_000_000, "ключ", b"data"),
+        lambda value: RecordFormat(StreamNumber(7), 1).decode(record_key(5), value),
+    ),
+]
+
+
+def kind_of(sealed: Sealed) -> str:
+    return sealed.kind
+
+
+every_kind = pytest.mark.parametrize("sealed", SEALED, ids=kind_of)
+
+
+@given(u64, texts, st.binary())
+def test_format_values_read_as_written(number: int, text: str, data: bytes) -> None:
+    assert decode_format_int(SHARD_COUNT_KEY, encode_format_value(SHARD_COUNT_KEY, number)) == number
+    assert decode_format_str(b"dialect", encode_format_value(b"dialect", text)) == text
+    assert decode_format_bytes(SECRET_KEY, encode_format_value(SECRET_KEY, data)) == data
+
+
+@given(streams)
+def test_a_stream_reads_as_written(stream: StoredStream) -> None:
+    assert decode_stream(stream_key(stream.name), encode_stream(stream)) == stream
+
+
+@given(stream_numbers, u32, counters)
+def test_a_counter_reads_as_written(stream_number: StreamNumber, shard_index: int, counter: ShardCounter) -> None:
+    assert decode_counter(stream_number, shard_index, encode_counter(stream_number, shard_index, counter)) == counter
+
+
+@given(stream_numbers, u32, u64, u64, texts, st.binary(max_size=10_000))
+def test_a_record_reads_as_written(
+    stream_number: StreamNumber, shard_index: int, sequence: int, arrival_ms: int, partition_key: str, data: bytes
+) -> None:
+    key = record_key(sequence)
+    value = RecordFormat(stream_number, shard_index).encode(key, arrival_ms, partition_key, data)
+    record = RecordFormat(stream_number, shard_index).decode(key, value)
+    assert record == Record(str(sequence), partition_key, data, arrival_ms)
+
+
+@given(u64, u64)
+def test_the_order_of_record_keys_is_the_order_of_sequences(left: int, right: int) -> None:
+    assert (record_key(left) < record_key(right)) == (left < right)
+    assert sequence_of_record_key(record_key(left)) == left
+
+
+@given(stream_numbers, u32)
+def test_a_counter_key_names_its_shard(stream_number: StreamNumber, shard_index: int) -> None:
+    assert parse_counter_key(counter_key(stream_number, shard_index)) == (stream_number, shard_index)
+
+
+@given(st.tuples(stream_numbers, u32), st.tuples(stream_numbers, u32))
+def test_no_two_shards_share_a_database_or_a_counter(
+    left: tuple[StreamNumber, int], right: tuple[StreamNumber, int]
+) -> None:
+    assert (records_database(*left) == records_database(*right)) == (left == right)
+    assert (counter_key(*left) == counter_key(*right)) == (left == right)
+
+
+@every_kind
+def test_every_flipped_bit_is_detected(sealed: Sealed) -> None:
+    for position in range(len(sealed.value)):
+        for bit in range(8):
+            damaged = bytearray(sealed.value)
+            damaged[position] ^= 1 << bit
+            with pytest.raises(DamagedValueError):
+                sealed.decode(bytes(damaged))
+
+
+@every_kind
+def test_every_replaced_byte_is_detected(sealed: Sealed) -> None:
+    for position, byte in enumerate(sealed.value):
+        for other in set(range(256)) - {byte}:
+            with pytest.raises(DamagedValueError):
+                sealed.decode(sealed.value[:position] + bytes([other]) + sealed.value[position + 1 :])
+
+
+@every_kind
+def test_every_truncation_and_extension_is_detected(sealed: Sealed) -> None:
+    for length in range(len(sealed.value)):
+        with pytest.raises(DamagedValueError):
+            sealed.decode(sealed.value[:length])
+    for byte in range(256):
+        with pytest.raises(DamagedValueError):
+            sealed.decode(sealed.value + bytes([byte]))
+
+
+@given(st.binary(min_size=1_000, max_size=5_000), st.data())
+def test_damage_in_a_large_record_is_detected(data: bytes, choose: st.DataObject) -> None:
+    record_format = RecordFormat(StreamNumber(1), 0)
+    value = bytearray(record_format.encode(record_key(0), 1, "k", data))
+    first = choose.draw(st.integers(0, len(value) - 1))
+    garbage = choose.draw(st.binary(min_size=1, max_size=4))  # CRC-32 finds every burst of up to 32 bits
+    before = bytes(value)
+    value[first : first + len(garbage)] = garbage[: len(value) - first]
+    if bytes(value) != before:
+        with pytest.raises(DamagedValueError):
+            record_format.decode(record_key(0), bytes(value))
+
+
+@given(st.tuples(stream_numbers, u32, u64), st.tuples(stream_numbers, u32, u64))
+def test_a_record_moved_to_another_key_or_shard_is_detected(
+    written: tuple[StreamNumber, int, int], read: tuple[StreamNumber, int, int]
+) -> None:
+    value = RecordFormat(*written[:2]).encode(record_key(written[2]), 1, "k", b"data")
+    if written != read:
+        with pytest.raises(DamagedValueError):
+            RecordFormat(*read[:2]).decode(record_key(read[2]), value)
+
+
+def test_a_value_moved_to_another_key_is_detected() -> None:
+    with pytest.raises(DamagedValueError):
+        decode_format_int(NEXT_STREAM_NUMBER_KEY, encode_format_value(SHARD_COUNT_KEY, 1))
+    with pytest.raises(DamagedValueError):
+        decode_stream(b"clacks", encode_stream(STREAM))
+    counter = encode_counter(StreamNumber(7), 1, ShardCounter())
+    for stream_number, shard_index in ((StreamNumber(7), 0), (StreamNumber(8), 1)):
+        with pytest.raises(DamagedValueError):
+            decode_counter(stream_number, shard_index, counter)
+
+
+@given(st.binary(max_size=200))
+def test_hostile_bytes_raise_nothing_but_damaged_value_error(value: bytes) -> None:
+    for sealed in SEALED:
+        with pytest.raises(DamagedValueError):
+            sealed.decode(value)
+
+
+msgpack_values: st.SearchStrategy[object] = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), texts, st.binary()),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(texts, inner)),
+)
+
+
+@given(st.one_of(st.binary(), msgpack_values.map(msgpack.packb)))
+def test_hostile_bytes_under_a_right_checksum_raise_nothing_but_damaged_value_error(payload: bytes) -> None:
+    """Only a mistaken writer makes these, and then decoding must still not crash."""
+    decoders: list[tuple[bytes, Callable[[bytes], object]]] = [
+        (b"format/version", lambda value: decode_format_int(b"version", value)),
+        (b"format/dialect", lambda value: decode_format_str(b"dialect", value)),
+        (b"format/secret", lambda value: decode_format_bytes(b"secret", value)),
+        (b"streams/clicks", lambda value: decode_stream(b"clicks", value)),
+        (b"counters/" + bytes(8), lambda value: decode_counter(StreamNumber(0), 0, value)),
+        (bytes(16), lambda value: RecordFormat(StreamNumber(0), 0).decode(bytes(8), value)),
+    ]
+    for address, decode in decoders:
+        with suppress(DamagedValueError):
+            decode(crc32(address + payload).to_bytes(4, "big") + payload)
+
+
+@pytest.mark.parametrize("key", [b"", b"1234567", b"123456789"])
+def test_a_counter_key_of_another_length_is_damage(key: bytes) -> None:
+    with pytest.raises(DamagedValueError, match="bytes"):
+        parse_counter_key(key)
+
+
+def test_a_stream_name_that_is_not_utf8_is_damage() -> None:
+    payload = encode_stream(STREAM)[4:]
+    with pytest.raises(DamagedValueError, match="UTF-8"):
+        decode_stream(b"\xff", crc32(b"streams/\xff" + payload).to_bytes(4, "big") + payload)

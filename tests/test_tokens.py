@@ -1,0 +1,128 @@
+"""Laws of the tokens: only a whole token of this store, of the right kind and not too old, means anything."""
+
+import string
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamstore import ExpiredIteratorException, ExpiredNextTokenException, InvalidArgumentException
+from streamstore.iterator import (
+    ShardPage,
+    ShardPosition,
+    encode_next_token,
+    encode_shard_iterator,
+    parse_next_token,
+    parse_shard_iterator,
+)
+from streamstore.model import StreamNumber
+
+SECRET = b"s" * 32
+NOW_MS = 1_700_000_000_000
+POSITION = ShardPosition(StreamNumber(3), 2, 77, 1_699_999_999_999)
+PAGE = ShardPage("clicks", StreamNumber(3), 2)
+
+u32 = st.integers(0, 2**32 - 1)
+u64 = st.integers(0, 2**64 - 1)
+times_ms = st.integers(0, 2**60)
+secrets = st.binary(min_size=32, max_size=32)
+positions = st.builds(ShardPosition, u32.map(StreamNumber), u32, u64, u64)
+pages = st.builds(ShardPage, st.from_regex(r"[a-zA-Z0-9-]{1,128}", fullmatch=True), u32.map(StreamNumber), u32)
+
+
+@given(positions, times_ms, secrets)
+def test_a_shard_iterator_reads_as_written(position: ShardPosition, now_ms: int, secret: bytes) -> None:
+    token = encode_shard_iterator(position, now_ms=now_ms, secret=secret)
+    assert 1 <= len(token) <= 512
+    assert parse_shard_iterator(token, now_ms=now_ms, secret=secret) == position
+
+
+@given(pages, times_ms, secrets)
+def test_a_next_token_reads_as_written(page: ShardPage, now_ms: int, secret: bytes) -> None:
+    token = encode_next_token(page, now_ms=now_ms, secret=secret)
+    assert 1 <= len(token) <= 512
+    assert parse_next_token(token, now_ms=now_ms, secret=secret) == page
+
+
+def test_any_changed_character_is_refused() -> None:
+    token = encode_shard_iterator(POSITION, now_ms=NOW_MS, secret=SECRET)
+    for index, character in enumerate(token):
+        for other in set(string.printable + "é") - {character}:
+            with pytest.raises(InvalidArgumentException) as refusal:
+                parse_shard_iterator(token[:index] + other + token[index + 1 :], now_ms=NOW_MS, secret=SECRET)
+            assert refusal.value.argument == "shard_iterator"
+
+
+def test_any_changed_character_of_a_next_token_is_refused() -> None:
+    token = encode_next_token(PAGE, now_ms=NOW_MS, secret=SECRET)
+    for index, character in enumerate(token):
+        for other in set(string.printable + "é") - {character}:
+            with pytest.raises(InvalidArgumentException) as refusal:
+                parse_next_token(token[:index] + other + token[index + 1 :], now_ms=NOW_MS, secret=SECRET)
+            assert refusal.value.argument == "next_token"
+
+
+def test_any_shortened_or_lengthened_token_is_refused() -> None:
+    token = encode_shard_iterator(POSITION, now_ms=NOW_MS, secret=SECRET)
+    shortened = [token[:length] for length in range(len(token))] + [token[start:] for start in range(1, len(token))]
+    lengthened = [token + extra for extra in ("=", "==", "A", "AAAA", "\n", " ", token)] + [" " + token]
+    for changed in shortened + lengthened:
+        with pytest.raises(InvalidArgumentException):
+            parse_shard_iterator(changed, now_ms=NOW_MS, secret=SECRET)
+
+
+@pytest.mark.parametrize("token", [None, 5, True, b"AAAA", "", "A" * 513, "=" * 4, "ключ", "\ud800", ["AAAA"]])
+def test_what_is_no_token_is_refused(token: object) -> None:
+    with pytest.raises(InvalidArgumentException):
+        parse_shard_iterator(token, now_ms=NOW_MS, secret=SECRET)
+    with pytest.raises(InvalidArgumentException):
+        parse_next_token(token, now_ms=NOW_MS, secret=SECRET)
+
+
+@given(st.text())
+def test_garbage_is_refused_as_invalid_and_never_as_expired(text: str) -> None:
+    with pytest.raises(InvalidArgumentException):
+        parse_shard_iterator(text, now_ms=NOW_MS, secret=SECRET)
+
+
+@given(positions, secrets, secrets)
+def test_a_token_of_another_store_is_refused(position: ShardPosition, secret: bytes, other_secret: bytes) -> None:
+    if secret != other_secret:
+        token = encode_shard_iterator(position, now_ms=NOW_MS, secret=secret)
+        with pytest.raises(InvalidArgumentException):
+            parse_shard_iterator(token, now_ms=NOW_MS, secret=other_secret)
+
+
+@given(pages, positions)
+def test_neither_kind_of_token_passes_for_the_other(page: ShardPage, position: ShardPosition) -> None:
+    with pytest.raises(InvalidArgumentException):
+        parse_shard_iterator(encode_next_token(page, now_ms=NOW_MS, secret=SECRET), now_ms=NOW_MS, secret=SECRET)
+    with pytest.raises(InvalidArgumentException):
+        parse_next_token(encode_shard_iterator(position, now_ms=NOW_MS, secret=SECRET), now_ms=NOW_MS, secret=SECRET)
+
+
+def test_a_next_token_as_long_as_a_shard_iterator_does_not_pass_for_one() -> None:
+    page = replace(PAGE, stream_name="x" * 16)
+    token = encode_next_token(page, now_ms=NOW_MS, secret=SECRET)
+    assert len(token) == len(encode_shard_iterator(POSITION, now_ms=NOW_MS, secret=SECRET))
+    with pytest.raises(InvalidArgumentException):
+        parse_shard_iterator(token, now_ms=NOW_MS, secret=SECRET)
+
+
+def test_a_token_is_alive_for_299_999_ms_and_expired_at_300_000() -> None:
+    iterator = encode_shard_iterator(POSITION, now_ms=NOW_MS, secret=SECRET)
+    next_token = encode_next_token(PAGE, now_ms=NOW_MS, secret=SECRET)
+    assert parse_shard_iterator(iterator, now_ms=NOW_MS + 299_999, secret=SECRET) == POSITION
+    assert parse_next_token(next_token, now_ms=NOW_MS + 299_999, secret=SECRET) == PAGE
+    with pytest.raises(ExpiredIteratorException):
+        parse_shard_iterator(iterator, now_ms=NOW_MS + 300_000, secret=SECRET)
+    with pytest.raises(ExpiredNextTokenException):
+        parse_next_token(next_token, now_ms=NOW_MS + 300_000, secret=SECRET)
+
+
+def test_a_token_from_the_future_is_alive_while_the_clock_is_at_most_10_s_behind() -> None:
+    iterator = encode_shard_iterator(POSITION, now_ms=NOW_MS, secret=SECRET)
+    assert parse_shard_iterator(iterator, now_ms=NOW_MS - 10_000, secret=SECRET) == POSITION
+    with pytest.raises(ExpiredIteratorException):
+        parse_shard_iterator(iterator, now_ms=NOW_MS - 10_001, secret=SECRET)
