@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 from zlib import crc32
 
@@ -81,20 +82,20 @@ class Sealed(NamedTuple):
     decode: Callable[[bytes], object]
 
 
-SEALED: list[Sealed] = [
-    Sealed("int", encode_format_value(VERSION_KEY, 1), lambda value: decode_format_int(VERSION_KEY, value)),
-    Sealed("str", encode_format_value(b"dialect", "yandex"), lambda value: decode_format_str(b"dialect", value)),
-    Sealed("bytes", encode_format_value(SECRET_KEY, b"s" * 32), lambda value: decode_format_bytes(SECRET_KEY, value)),
-    Sealed("stream", encode_stream(STREAM), lambda value: decode_stream(b"clicks", value)),
+SEALED = [
+    Sealed("int", encode_format_value(VERSION_KEY, 1), partial(decode_format_int, VERSION_KEY)),
+    Sealed("str", encode_format_value(b"dialect", "yandex"), partial(decode_format_str, b"dialect")),
+    Sealed("bytes", encode_format_value(SECRET_KEY, b"s" * 32), partial(decode_format_bytes, SECRET_KEY)),
+    Sealed("stream", encode_stream(STREAM), partial(decode_stream, b"clicks")),
     Sealed(
         "counter",
         encode_counter(StreamNumber(7), 1, ShardCounter(1, 2, 3, 4, 5)),
-        lambda value: decode_counter(StreamNumber(7), 1, value),
+        partial(decode_counter, StreamNumber(7), 1),
     ),
     Sealed(
         "record",
         RecordFormat(StreamNumber(7), 1).encode(record_key(5), 1_700_000_000_000, "ключ", b"data"),
-        lambda value: RecordFormat(StreamNumber(7), 1).decode(record_key(5), value),
+        partial(RecordFormat(StreamNumber(7), 1).decode, record_key(5)),
     ),
 ]
 
@@ -231,12 +232,12 @@ msgpack_values: st.SearchStrategy[object] = st.recursive(
 def test_hostile_bytes_under_a_right_checksum_raise_nothing_but_damaged_value_error(payload: bytes) -> None:
     """Only a mistaken writer makes these, and then decoding must still not crash."""
     decoders: list[tuple[bytes, Callable[[bytes], object]]] = [
-        (b"format/version", lambda value: decode_format_int(b"version", value)),
-        (b"format/dialect", lambda value: decode_format_str(b"dialect", value)),
-        (b"format/secret", lambda value: decode_format_bytes(b"secret", value)),
-        (b"streams/clicks", lambda value: decode_stream(b"clicks", value)),
-        (b"counters/" + bytes(8), lambda value: decode_counter(StreamNumber(0), 0, value)),
-        (bytes(16), lambda value: RecordFormat(StreamNumber(0), 0).decode(bytes(8), value)),
+        (b"format/version", partial(decode_format_int, b"version")),
+        (b"format/dialect", partial(decode_format_str, b"dialect")),
+        (b"format/secret", partial(decode_format_bytes, b"secret")),
+        (b"streams/clicks", partial(decode_stream, b"clicks")),
+        (b"counters/" + bytes(8), partial(decode_counter, StreamNumber(0), 0)),
+        (bytes(16), partial(RecordFormat(StreamNumber(0), 0).decode, bytes(8))),
     ]
     for address, decode in decoders:
         with suppress(DamagedValueError):
