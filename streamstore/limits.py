@@ -14,6 +14,10 @@ STREAM_NAME_CHARACTERS_MAX: Final = 128
 HASH_KEY_MAX: Final = 2**128 - 1  # AWS, YDB: an MD5 as an unsigned integer
 SEQUENCE_NUMBER_DIGITS_MAX: Final = 129  # doc: 0|([1-9]\d{0,128})
 
+# Many records in one call: AWS, YDB.
+PUT_RECORDS_ENTRIES_MAX: Final = 500
+PUT_RECORDS_BYTES_MAX: Final = 5 * 1_048_576  # data and partition keys
+
 # Reading: AWS, YDB.
 GET_RECORDS_LIMIT_MAX: Final = 10_000
 GET_RECORDS_BYTES_MAX: Final = 10 * 1_048_576

@@ -14,10 +14,14 @@ __all__ = [
     "EncryptionType",
     "GetRecordsResult",
     "HashKeyRange",
+    "IngestResult",
     "ListShardsResult",
     "ListStreamsResult",
     "NewRecord",
     "PutRecordResult",
+    "PutRecordsEntry",
+    "PutRecordsResult",
+    "PutRecordsResultEntry",
     "Record",
     "SequenceNumberRange",
     "Shard",
@@ -46,6 +50,41 @@ class PutRecordResult(NamedTuple):
     shard_id: str
     sequence_number: str
     encryption_type: EncryptionType = "NONE"
+
+
+class PutRecordsEntry(NamedTuple):
+    """One record of ``put_records`` and ``ingest``. A plain tuple of its first two or all three fields is as good."""
+
+    data: bytes | bytearray | memoryview
+    partition_key: str
+    explicit_hash_key: str | None = None
+
+
+class PutRecordsResultEntry(NamedTuple):
+    """What became of one entry: stored at a place, or not stored for the reason given."""
+
+    shard_id: str | None
+    sequence_number: str | None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PutRecordsResult:
+    """What became of the entries, in the order of the request."""
+
+    failed_record_count: int
+    records: list[PutRecordsResultEntry]
+    encryption_type: EncryptionType = "NONE"
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """What ``ingest`` has stored: how many records, their bytes of data, and the shards that they went to."""
+
+    record_count: int
+    data_bytes: int
+    shard_ids: frozenset[str]
 
 
 class Record(NamedTuple):

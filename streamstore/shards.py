@@ -4,7 +4,7 @@
 loaded and saved in the transaction of the records that it numbers, never kept longer: other processes write too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -35,7 +35,16 @@ from streamstore.limits import (
     WRITE_QUOTA_DEBT_US_MAX,
     WRITE_QUOTA_RECORDS_PER_SEC,
 )
-from streamstore.model import NewRecord, PutRecordResult, Record, ShardCounter, StreamNumber
+from streamstore.model import (
+    NewRecord,
+    PutRecordResult,
+    PutRecordsResult,
+    PutRecordsResultEntry,
+    Record,
+    ShardCounter,
+    StoredStream,
+    StreamNumber,
+)
 from streamstore.streams import KnownShard, KnownStream, StreamCatalog
 
 __all__ = ["Page", "ShardAppender", "ShardReader"]
@@ -47,12 +56,54 @@ BYTES_PER_KB: Final = 1024
 class _OpenShard:
     """A shard that this transaction appends to: its counter so far, and the records to flush."""
 
-    __slots__ = ("counter", "items", "known")
+    __slots__ = (
+        "_encode",
+        "_first_sequence",
+        "_quotas_full_at_us",
+        "_stream",
+        "items",
+        "known",
+        "last_arrival_ms",
+        "next_sequence",
+    )
 
-    def __init__(self, known: KnownShard, counter: ShardCounter) -> None:
+    def __init__(self, known: KnownShard, stream: StoredStream, counter: ShardCounter) -> None:
         self.known = known
-        self.counter = counter
+        self.next_sequence = counter.next_sequence
+        self.last_arrival_ms = counter.last_arrival_ms
         self.items: list[tuple[bytes, bytes]] = []
+        self._encode = known.format.encode
+        self._stream = stream
+        self._first_sequence = counter.first_sequence
+        self._quotas_full_at_us = (counter.quota_bytes_full_at_us, counter.quota_records_full_at_us)
+
+    def append(self, record: NewRecord) -> int:
+        """Number the record. A refusal leaves the shard as it was."""
+        partition_key, data, _, sequence_number_for_ordering, sent_ms = record
+        sequence = self.next_sequence
+        if sequence_number_for_ordering is not None:
+            _check_ordering(sequence_number_for_ordering, sequence, self.known.shard_id)
+        if sequence > SEQUENCE_NUMBER_MAX:
+            raise StoreFormatError(f"{self.known.shard_id} has used all {SEQUENCE_NUMBER_MAX:,} sequence numbers.")
+        # Times within a shard never go back, whatever the clock does, so that a time is found by bisection.
+        arrival_ms = max(sent_ms, self.last_arrival_ms)
+        key = record_key(sequence)
+        value = self._encode(key, arrival_ms, partition_key, data)
+        if self._stream.write_quota_kb_per_sec is not None:
+            self._quotas_full_at_us = _charge(
+                self._quotas_full_at_us,
+                record,
+                self._stream.write_quota_kb_per_sec,
+                self._stream.name,
+                self.known.shard_id,
+            )
+        self.items.append((key, value))
+        self.next_sequence = sequence + 1
+        self.last_arrival_ms = arrival_ms
+        return sequence
+
+    def counter(self) -> ShardCounter:
+        return ShardCounter(self._first_sequence, self.next_sequence, self.last_arrival_ms, *self._quotas_full_at_us)
 
 
 class ShardAppender:
@@ -68,25 +119,33 @@ class ShardAppender:
     def put(self, stream_name: str, record: NewRecord) -> PutRecordResult:
         """Number the record in the shard of its hash key. A refusal leaves the transaction as it was."""
         stream = self._stream(stream_name)
-        known = stream.shard(stream.router.shard_index_of(record.hash_key), self._dialect)
-        shard = self._shards.get(known) or self._open(known)
-        counter = shard.counter
-        sequence = counter.next_sequence
-        if record.sequence_number_for_ordering is not None:
-            _check_ordering(record.sequence_number_for_ordering, sequence, known.shard_id)
-        if sequence > SEQUENCE_NUMBER_MAX:
-            raise StoreFormatError(f"{known.shard_id} has used all {SEQUENCE_NUMBER_MAX:,} sequence numbers.")
-        # Times within a shard never go back, whatever the clock does, so that a time is found by bisection.
-        arrival_ms = max(record.sent_ms, counter.last_arrival_ms)
-        quotas_full_at_us = (counter.quota_bytes_full_at_us, counter.quota_records_full_at_us)
-        if stream.stored.write_quota_kb_per_sec is not None:
-            quotas_full_at_us = _charge(
-                quotas_full_at_us, record, stream.stored.write_quota_kb_per_sec, stream_name, known.shard_id
-            )
-        shard.counter = ShardCounter(counter.first_sequence, sequence + 1, arrival_ms, *quotas_full_at_us)
-        key = record_key(sequence)
-        shard.items.append((key, known.format.encode(key, arrival_ms, record.partition_key, record.data)))
-        return PutRecordResult(known.shard_id, str(sequence))
+        shard = self._shard(stream, stream.router.shard_index_of(record.hash_key))
+        return PutRecordResult(shard.known.shard_id, str(shard.append(record)))
+
+    def put_all(self, stream_name: str, records: Iterable[NewRecord]) -> PutRecordsResult:
+        """Put the records in their order. A shard that refuses one for its quota refuses those behind it too."""
+        stream = self._stream(stream_name)
+        shard_index_of = stream.router.shard_index_of
+        results: list[PutRecordsResultEntry] = []
+        shards: dict[int, tuple[str, Callable[[NewRecord], int]]] = {}
+        throttled: dict[int, ProvisionedThroughputExceededException] = {}
+        for record in records:
+            shard_index = shard_index_of(record.hash_key)
+            if shard_index in throttled:
+                results.append(_throttled(throttled[shard_index]))
+                continue
+            target = shards.get(shard_index)
+            if target is None:
+                shard = self._shard(stream, shard_index)
+                target = shards[shard_index] = (shard.known.shard_id, shard.append)
+            shard_id, append = target
+            try:
+                results.append(PutRecordsResultEntry(shard_id, str(append(record))))
+            except ProvisionedThroughputExceededException as error:
+                throttled[shard_index] = error
+                results.append(_throttled(error))
+        failed = sum(result.error_code is not None for result in results) if throttled else 0
+        return PutRecordsResult(failed, results)
 
     def flush(self) -> WriteTransaction:
         """Move what was put into the transaction, one append and one counter a shard, and return it.
@@ -99,7 +158,7 @@ class ShardAppender:
                 self._transaction.put(
                     COUNTERS_DATABASE,
                     known.counter_key,
-                    encode_counter(known.stream_number, known.shard_index, shard.counter),
+                    encode_counter(known.stream_number, known.shard_index, shard.counter()),
                 )
         self._shards.clear()
         self._streams.clear()
@@ -111,12 +170,15 @@ class ShardAppender:
             stream = self._streams[stream_name] = self._catalog.load(self._transaction, stream_name)
         return stream
 
-    def _open(self, known: KnownShard) -> _OpenShard:
-        counter = load_counter(self._transaction, known.stream_number, known.shard_index)
-        if counter is None:
-            raise StoreFormatError(f"The counter of {known.shard_id} is missing. Nothing was stored.")
-        self._check_counter(known, counter)
-        shard = self._shards[known] = _OpenShard(known, counter)
+    def _shard(self, stream: KnownStream, shard_index: int) -> _OpenShard:
+        known = stream.shard(shard_index, self._dialect)
+        shard = self._shards.get(known)
+        if shard is None:
+            counter = load_counter(self._transaction, known.stream_number, shard_index)
+            if counter is None:
+                raise StoreFormatError(f"The counter of {known.shard_id} is missing. Nothing was stored.")
+            self._check_counter(known, counter)
+            shard = self._shards[known] = _OpenShard(known, stream.stored, counter)
         return shard
 
     def _check_counter(self, known: KnownShard, counter: ShardCounter) -> None:
@@ -237,6 +299,10 @@ def load_counter(transaction: ReadTransaction, stream_number: StreamNumber, shar
         return decode_counter(stream_number, shard_index, value)
     except DamagedValueError as error:
         raise StoreFormatError(f"The counter of shard {shard_index} is damaged: {error}.") from error
+
+
+def _throttled(error: ProvisionedThroughputExceededException) -> PutRecordsResultEntry:
+    return PutRecordsResultEntry(None, None, type(error).__name__, error.message)
 
 
 def _check_ordering(sequence_number_for_ordering: int, next_sequence: int, shard_id: str) -> None:

@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final, Self
 
@@ -56,6 +56,8 @@ from streamstore.model import (
     ListShardsResult,
     ListStreamsResult,
     PutRecordResult,
+    PutRecordsEntry,
+    PutRecordsResult,
     Record,
     SequenceNumberRange,
     Shard,
@@ -75,6 +77,7 @@ from streamstore.streams import (
     shard_index_of,
 )
 from streamstore.validate import (
+    parse_entries,
     parse_new_record,
     parse_path,
     parse_sequence_number,
@@ -182,6 +185,29 @@ class StreamStore:
             sent_ms=self._clock(),
         )
         return writer.execute(lambda appender: appender.put(name, record), payload_bytes=len(record.data))
+
+    def put_records(
+        self, stream_name: str, records: Sequence[PutRecordsEntry | tuple[bytes, str] | tuple[bytes, str, str | None]]
+    ) -> PutRecordsResult:
+        """Store 1 to 500 records in one commit, in their order. Source: PutRecords of the service.
+
+        ``records``: ``PutRecordsEntry`` or plain tuples ``(data, partition_key)`` or ``(data, partition_key,
+        explicit_hash_key)``, each as in ``put_record``, together at most 5 MiB of data and keys.
+
+        Returns ``.records``, what became of each entry in the order of the request, and ``.failed_record_count``. An
+        entry fails alone only for the write quota of its shard, and then those behind it in that shard fail too, so
+        that putting the failed ones again keeps their order.
+
+        Raises what ``put_record`` raises, but for the quota; then none of the records is stored. The argument of an
+        ``InvalidArgumentException`` names the entry: ``records[3].partition_key``.
+        """
+        writer = self._writable()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        new_records = parse_entries(records, sent_ms=self._clock())
+        return writer.execute(
+            lambda appender: appender.put_all(name, new_records),
+            payload_bytes=sum(len(record.data) for record in new_records),
+        )
 
     def get_records(self, shard_iterator: str, *, limit: int = GET_RECORDS_LIMIT_MAX) -> GetRecordsResult:
         """Return the records at the iterator: up to ``limit`` (1 to 10,000), at most 10 MiB of data and keys.

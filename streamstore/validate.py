@@ -6,15 +6,18 @@ Sources: the PutRecord document for put_record, the Kinesis model for the rest.
 
 import os
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final, TypeGuard, get_args
+from typing import Final, TypeGuard, cast, get_args
 
 from streamstore.dialect import Dialect
 from streamstore.errors import InvalidArgumentException
 from streamstore.limits import (
     HASH_KEY_MAX,
     PARTITION_KEY_CHARACTERS_MAX,
+    PUT_RECORDS_BYTES_MAX,
+    PUT_RECORDS_ENTRIES_MAX,
     RECORD_DATA_BYTES_MAX,
     SEQUENCE_NUMBER_DIGITS_MAX,
     STREAM_NAME_CHARACTERS_MAX,
@@ -57,6 +60,46 @@ def parse_new_record(
         sequence_number_for_ordering=ordering,
         sent_ms=sent_ms,
     )
+
+
+def parse_entries(records: object, *, sent_ms: int) -> list[NewRecord]:
+    """Return what put_records may store. A bad entry refuses them all, and the error names it: ``records[3].data``."""
+    if not isinstance(records, Sequence) or not 1 <= len(records) <= PUT_RECORDS_ENTRIES_MAX:
+        raise InvalidArgumentException(
+            argument="records",
+            value=records,
+            constraint=f"be a sequence of 1 to {PUT_RECORDS_ENTRIES_MAX} entries",
+        )
+    new_records: list[NewRecord] = []
+    total_bytes = 0
+    for index, entry in enumerate(records):
+        new_record = parse_entry(entry, index, sent_ms=sent_ms)
+        total_bytes += len(new_record.data) + len(new_record.partition_key.encode())
+        new_records.append(new_record)
+    if total_bytes > PUT_RECORDS_BYTES_MAX:
+        raise InvalidArgumentException(
+            argument="records",
+            value=f"{len(new_records)} entries of {total_bytes:,} bytes",
+            constraint=f"hold at most {PUT_RECORDS_BYTES_MAX:,} bytes of data and partition keys together",
+        )
+    return new_records
+
+
+def parse_entry(entry: object, index: int, *, sent_ms: int) -> NewRecord:
+    """Return the record of a ``PutRecordsEntry`` or of a tuple like it."""
+    try:
+        data, partition_key, explicit_hash_key = _fields_of_entry(entry)
+        key = parse_partition_key(partition_key)
+        hash_key = parse_explicit_hash_key(explicit_hash_key)
+        return NewRecord(
+            key, parse_data(data), hash_key_of_partition_key(key) if hash_key is None else hash_key, None, sent_ms
+        )
+    except InvalidArgumentException as error:
+        raise InvalidArgumentException(
+            argument=f"records[{index}]{error.argument and '.'}{error.argument}",
+            value=error.value,
+            constraint=error.constraint,
+        ) from None
 
 
 def parse_stream_name(argument: str, value: object, dialect: Dialect) -> str:
@@ -230,6 +273,18 @@ def _parse_write_quota(value: object) -> int | None:
         argument="write_quota_kb_per_sec",
         value=value,
         constraint=f"be None (no quota) or one of {WRITE_QUOTA_KB_PER_SEC_CHOICES}",
+    )
+
+
+def _fields_of_entry(entry: object) -> tuple[object, object, object]:
+    if isinstance(entry, tuple):
+        fields = cast(tuple[object, ...], entry)
+        if len(fields) == 3:
+            return fields
+        if len(fields) == 2:
+            return (*fields, None)
+    raise InvalidArgumentException(
+        argument="", value=type(entry).__name__, constraint="be a PutRecordsEntry or a tuple like it"
     )
 
 
