@@ -6,6 +6,7 @@ loaded and saved in the transaction of the records that it numbers, never kept l
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, NamedTuple
 
 from streamstore.dialect import Dialect
@@ -240,31 +241,31 @@ class ShardReader:
 
     def records(self, start: int, stop: int) -> Iterator[Record]:
         """Yield every record with a number in [start, stop), proving each."""
-        record_format = RecordFormat(self.stream_number, self.shard_index)
-        decode = record_format.decode
+        items = self.transaction.items_from(self._database(), record_key(start))
         sequence = start
-        for key, value in self.transaction.items_from(self._database(), record_key(start)):
-            if sequence >= stop:
-                return
-            if sequence_of_record_key(key) != sequence:
-                break
-            try:
-                yield decode(key, value)
-            except DamagedValueError as error:
-                raise self._corrupt(sequence, str(error)) from error
-            sequence += 1
+        try:
+            for record in RecordFormat(self.stream_number, self.shard_index).decode_run(
+                islice(items, stop - start), start
+            ):
+                yield record
+                sequence += 1
+        except DamagedValueError as error:
+            raise self._corrupt(sequence, str(error)) from error
         if sequence < stop:
             raise self._corrupt(sequence, "it is missing")
 
     def _collect(self, start: int, stop: int) -> list[Record]:
         records: list[Record] = []
+        append = records.append
         bytes_left = GET_RECORDS_BYTES_MAX
         try:
             for record in self.records(start, stop):
-                bytes_left -= len(record.data) + len(record.partition_key.encode())
+                partition_key = record[1]
+                key_bytes = len(partition_key) if partition_key.isascii() else len(partition_key.encode())
+                bytes_left -= len(record[2]) + key_bytes
                 if bytes_left < 0:
                     break
-                records.append(record)
+                append(record)
         except CorruptRecordError:
             # The records before the damaged one are good; the next page starts at it, and says so.
             if not records:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final, TypeGuard, cast, get_args
+from typing import Final, TypeGuard, get_args
 
 from streamstore.dialect import Dialect
 from streamstore.errors import InvalidArgumentException
@@ -64,7 +64,7 @@ def parse_new_record(
 
 def parse_entries(records: object, *, sent_ms: int) -> list[NewRecord]:
     """Return what put_records may store. A bad entry refuses them all, and the error names it: ``records[3].data``."""
-    if not isinstance(records, Sequence) or not 1 <= len(records) <= PUT_RECORDS_ENTRIES_MAX:
+    if not _is_sequence(records) or not 1 <= len(records) <= PUT_RECORDS_ENTRIES_MAX:
         raise InvalidArgumentException(
             argument="records",
             value=records,
@@ -277,12 +277,11 @@ def _parse_write_quota(value: object) -> int | None:
 
 
 def _fields_of_entry(entry: object) -> tuple[object, object, object]:
-    if isinstance(entry, tuple):
-        fields = cast(tuple[object, ...], entry)
-        if len(fields) == 3:
-            return fields
-        if len(fields) == 2:
-            return (*fields, None)
+    if _is_tuple(entry):
+        if len(entry) == 3:
+            return entry
+        if len(entry) == 2:
+            return (*entry, None)
     raise InvalidArgumentException(
         argument="", value=type(entry).__name__, constraint="be a PutRecordsEntry or a tuple like it"
     )
@@ -298,6 +297,14 @@ def _encodes_to_utf8(text: str) -> bool:
 
 def _is_shard_iterator_type(value: object) -> TypeGuard[ShardIteratorType]:
     return isinstance(value, str) and value in SHARD_ITERATOR_TYPES
+
+
+def _is_sequence(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
+
+
+def _is_tuple(value: object) -> TypeGuard[tuple[object, ...]]:
+    return isinstance(value, tuple)
 
 
 def _is_path(value: object) -> TypeGuard[str | os.PathLike[str]]:
