@@ -50,8 +50,10 @@ _HASH_KEY_BYTES: Final = 16
 # Whatever it returns is proven by what is done with it.
 _unpack_fields: Final = cast(Callable[[bytes], Iterable[object]], msgpack.unpackb)
 # What a named tuple's own constructor calls, at half the price.
-_new_record: Final = cast(Callable[[type[Record], tuple[str, str, bytes, int]], Record], tuple.__new__)
-_CRC_BYTES: Final = _CRC.size
+_new_record: Final = cast(
+    Callable[[type[Record], tuple[str, str, bytes, int]], Record],
+    tuple.__new__,  # pyright: ignore[reportUnknownMemberType]
+)
 
 
 class DamagedValueError(ValueError):
