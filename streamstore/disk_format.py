@@ -54,6 +54,7 @@ _new_record: Final = cast(
     Callable[[type[Record], tuple[str, str, bytes, int]], Record],
     tuple.__new__,  # pyright: ignore[reportUnknownMemberType]
 )
+_CRC_BYTES: Final = _CRC.size
 
 
 class DamagedValueError(ValueError):

@@ -49,6 +49,10 @@ WRITE_QUOTA_DEBT_US_MAX: Final = WRITE_QUOTA_BURST_US + (
 SHARDS_PER_STORE_MAX: Final = 4_000
 SEQUENCE_NUMBER_MAX: Final = 2**64 - 1  # eight bytes on disk
 
+# What submit_record lets be on its way at once: ours.
+IN_FLIGHT_REQUESTS_MAX: Final = 10_000
+IN_FLIGHT_BYTES_MAX: Final = 64 * 1_048_576
+
 # The memory map: ours. Address space, not disk.
 MAP_BYTES_MIN: Final = 2**20
 MAP_BYTES_DEFAULT: Final = 2**40

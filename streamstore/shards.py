@@ -48,7 +48,7 @@ from streamstore.model import (
 )
 from streamstore.streams import KnownShard, KnownStream, StreamCatalog
 
-__all__ = ["Page", "ShardAppender", "ShardReader"]
+__all__ = ["Page", "PutOne", "ShardAppender", "ShardReader"]
 
 US_PER_SECOND: Final = 1_000_000
 BYTES_PER_KB: Final = 1024
@@ -191,6 +191,19 @@ class ShardAppender:
                 f"{known.shard_id} is damaged: its counter says that record {counter.next_sequence} comes next, its "
                 f"records say {next_by_records}. Nothing was stored."
             )
+
+
+class PutOne:
+    """A put as the writer is given it: in place of a closure, whose cells the garbage collector walks for each."""
+
+    __slots__ = ("_record", "_stream_name")
+
+    def __init__(self, stream_name: str, record: NewRecord) -> None:
+        self._stream_name = stream_name
+        self._record = record
+
+    def __call__(self, appender: ShardAppender) -> PutRecordResult:
+        return appender.put(self._stream_name, self._record)
 
 
 class Page(NamedTuple):

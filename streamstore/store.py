@@ -9,6 +9,7 @@ import secrets
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from itertools import islice
 from typing import Final, Self
 
@@ -67,7 +68,7 @@ from streamstore.model import (
     SyncMode,
     datetime_of_ms,
 )
-from streamstore.shards import Page, ShardAppender, ShardReader
+from streamstore.shards import Page, PutOne, ShardAppender, ShardReader
 from streamstore.streams import (
     KnownStream,
     StreamCatalog,
@@ -89,7 +90,7 @@ from streamstore.validate import (
     parse_timestamp,
     parse_whole_number,
 )
-from streamstore.writer import Writer
+from streamstore.writer import Change, Request, Writer
 
 __all__ = ["StreamStore"]
 
@@ -176,15 +177,35 @@ class StreamStore:
         ``StoreClosedError``, ``StoreForkedError``, ``StorageError``. ``OutcomeUnknownError``: stored or not.
         """
         writer = self._writable()
-        name = parse_stream_name("stream_name", stream_name, self._dialect)
-        record = parse_new_record(
-            data,
-            partition_key,
-            explicit_hash_key=explicit_hash_key,
-            sequence_number_for_ordering=sequence_number_for_ordering,
-            sent_ms=self._clock(),
+        change, payload_bytes = self.change_of_put_record(
+            stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering
         )
-        return writer.execute(lambda appender: appender.put(name, record), payload_bytes=len(record.data))
+        return writer.execute(change, payload_bytes=payload_bytes)
+
+    def submit_record(
+        self,
+        stream_name: str,
+        data: bytes | bytearray | memoryview,
+        partition_key: str,
+        *,
+        explicit_hash_key: str | None = None,
+        sequence_number_for_ordering: str | None = None,
+    ) -> Future[PutRecordResult]:
+        """Like ``put_record``, but return a future at once, which has the result when the record is durable.
+
+        The order of submission is the order in the shard, and a ``put_record`` behind it on the same thread is behind
+        it in the shard too. Waits while 10,000 records or 64 MiB are on their way. A submitted record cannot be taken
+        back: ``cancel`` of the future returns False. Its callbacks run on the writer's thread: keep them short, and
+        never wait for the store in them.
+
+        Raises at once ``InvalidArgumentException``, ``StoreClosedError``, ``StoreForkedError``; all other errors of
+        ``put_record`` come through the future.
+        """
+        writer = self._writable()
+        change, payload_bytes = self.change_of_put_record(
+            stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering
+        )
+        return writer.submit_for_future(change, payload_bytes=payload_bytes)
 
     def put_records(
         self, stream_name: str, records: Sequence[PutRecordsEntry | tuple[bytes, str] | tuple[bytes, str, str | None]]
@@ -202,12 +223,8 @@ class StreamStore:
         ``InvalidArgumentException`` names the entry: ``records[3].partition_key``.
         """
         writer = self._writable()
-        name = parse_stream_name("stream_name", stream_name, self._dialect)
-        new_records = parse_entries(records, sent_ms=self._clock())
-        return writer.execute(
-            lambda appender: appender.put_all(name, new_records),
-            payload_bytes=sum(len(record.data) for record in new_records),
-        )
+        change, payload_bytes = self.change_of_put_records(stream_name, records)
+        return writer.execute(change, payload_bytes=payload_bytes)
 
     def get_records(self, shard_iterator: str, *, limit: int = GET_RECORDS_LIMIT_MAX) -> GetRecordsResult:
         """Return the records at the iterator: up to ``limit`` (1 to 10,000), at most 10 MiB of data and keys.
@@ -431,6 +448,35 @@ class StreamStore:
 
     def __repr__(self) -> str:
         return f"StreamStore({os.fspath(self.path)!r})"
+
+    def change_of_put_record(
+        self,
+        stream_name: object,
+        data: object,
+        partition_key: object,
+        explicit_hash_key: object,
+        sequence_number_for_ordering: object,
+    ) -> tuple[Change[PutRecordResult], int]:
+        """Validate a put, and return what the writer has to do, with the bytes of its payload."""
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        record = parse_new_record(
+            data,
+            partition_key,
+            explicit_hash_key=explicit_hash_key,
+            sequence_number_for_ordering=sequence_number_for_ordering,
+            sent_ms=self._clock(),
+        )
+        return PutOne(name, record), len(record.data)
+
+    def change_of_put_records(self, stream_name: object, records: object) -> tuple[Change[PutRecordsResult], int]:
+        """Validate many puts, and return what the writer has to do, with the bytes of their payload."""
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        new_records = parse_entries(records, sent_ms=self._clock())
+        return lambda appender: appender.put_all(name, new_records), sum(len(record.data) for record in new_records)
+
+    def submit(self, request: Request[object]) -> None:
+        """Let the writer commit a request that says itself where its answer goes."""
+        self._writable().submit(request)
 
     def _writable(self) -> Writer:
         if self._writer is None:

@@ -9,33 +9,69 @@ import copy
 import os
 import queue
 import threading
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Final, Generic, TypeVar
 
 from streamstore.engine import Engine, RepairNeededError, WriteTransaction
 from streamstore.errors import OutcomeUnknownError, StorageError, StoreClosedError, StreamStoreError
+from streamstore.limits import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX
 from streamstore.shards import ShardAppender
 
-__all__ = ["Request", "Writer"]
+__all__ = ["Change", "FutureRequest", "Request", "WaitingRequest", "WakeUps", "Writer"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+Change = Callable[[ShardAppender], T]
+"""What a request does in a transaction. May run more than once, each time in a fresh one."""
+WakeUps = dict[object, Callable[[], None]]
+"""What to call when all requests of a commit have their answers, once for each key."""
 
 # What one commit may hold: enough to share the device flush, little enough for LMDB's list of dirty pages.
 COMMIT_REQUESTS_MAX: Final = 10_000
 COMMIT_BYTES_MAX: Final = 32 * 1_048_576
+CLOSED: Final = "The store is closed; nothing was stored. Open it again."
 
 
-class Request(Generic[T_co]):
-    """One change that somebody waits for. ``apply`` may run more than once, each time in a fresh transaction."""
+class Request(ABC, Generic[T_co]):
+    """One change on its way to the disk, and its answer on its way back. Subclasses know who waits for it."""
 
-    __slots__ = ("_answered", "_apply", "_error", "_result", "payload_bytes")
+    __slots__ = ("change", "error", "payload_bytes", "result")
 
-    def __init__(self, apply: Callable[[ShardAppender], T_co], payload_bytes: int) -> None:
+    def __init__(self, change: Change[T_co], payload_bytes: int) -> None:
+        self.change = change
         self.payload_bytes = payload_bytes
-        self._apply = apply
-        self._result: T_co
-        self._error: StreamStoreError | None = None
+        self.result: T_co
+        self.error: StreamStoreError | None = None
+
+    def apply(self, appender: ShardAppender) -> None:
+        """Make the change in a transaction. A refusal is kept for the answer."""
+        self.error = None
+        try:
+            self.result = self.change(appender)
+        except StreamStoreError as refusal:
+            self.error = refusal
+
+    def fail(self, error: StreamStoreError) -> None:
+        """Note that the commit failed. A request that was refused anyway keeps its refusal."""
+        if self.error is None:
+            self.error = copy.copy(error)  # each waiter raises an error of its own
+            self.error.__cause__ = error.__cause__
+
+    @abstractmethod
+    def answer(self, wake_ups: WakeUps) -> None:
+        """Hand over the result, which is durable, or the error. Called once, and must not fail or wait."""
+
+
+class WaitingRequest(Request[T_co]):
+    """A thread waits for it."""
+
+    __slots__ = ("_answered",)
+
+    def __init__(self, change: Change[T_co], payload_bytes: int) -> None:
+        super().__init__(change, payload_bytes)
         self._answered = threading.Lock()
         self._answered.acquire()
 
@@ -45,30 +81,83 @@ class Request(Generic[T_co]):
         An interrupt ends the waiting, not the request: that is then stored or not, and nobody else notices.
         """
         self._answered.acquire()
-        if self._error is not None:
+        if self.error is not None:
             try:
-                raise self._error
+                raise self.error
             finally:
                 del self  # the error's traceback holds this frame: no cycle
-        return self._result
+        return self.result
 
-    def apply(self, appender: ShardAppender) -> None:
-        """Apply the request in a transaction. A refusal is kept for the answer."""
-        self._error = None
-        try:
-            self._result = self._apply(appender)
-        except StreamStoreError as refusal:
-            self._error = refusal
-
-    def answer(self) -> None:
+    def answer(self, wake_ups: WakeUps) -> None:
+        del wake_ups  # each thread is woken for itself
         self._answered.release()
 
-    def fail(self, error: StreamStoreError) -> None:
-        """Answer that the commit failed. A request that was refused anyway keeps its refusal."""
-        if self._error is None:
-            self._error = copy.copy(error)  # each waiter raises an error of its own
-            self._error.__cause__ = error.__cause__
-        self._answered.release()
+
+class _Receipt(Future[T]):
+    """The future of a request, which cannot be taken back."""
+
+    def cancel(self) -> bool:
+        return False
+
+
+class FutureRequest(Request[T_co]):
+    """A future waits for it. What is on its way like this is bounded by the writer's window."""
+
+    __slots__ = ("_window", "future")
+
+    def __init__(self, change: Change[T_co], payload_bytes: int, window: "_Window") -> None:
+        super().__init__(change, payload_bytes)
+        self.future: Future[T_co] = _Receipt()
+        self._window = window
+
+    def answer(self, wake_ups: WakeUps) -> None:
+        if self.error is None:
+            self.future.set_result(self.result)
+        else:
+            self.future.set_exception(self.error)
+        self._window.leave(self.payload_bytes, wake_ups)
+
+
+class _Window:
+    """How many requests that no thread waits for, and how many bytes of them, are on their way.
+
+    Who enters and who leaves each count up on their own, so that an interrupt in between loses nothing.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._entered_requests = 0
+        self._entered_bytes = 0
+        self._left_requests = 0
+        self._left_bytes = 0
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._closed = False
+
+    def enter(self, payload_bytes: int) -> None:
+        """Wait until there is room for one more. One alone always has room."""
+        with self._lock:
+            while not self._closed and not self._has_room(payload_bytes):
+                self._bell.get()
+            self._entered_requests += 1
+            self._entered_bytes += payload_bytes
+
+    def leave(self, payload_bytes: int, wake_ups: WakeUps) -> None:
+        self._left_requests += 1
+        self._left_bytes += payload_bytes
+        wake_ups[self] = self._ring
+
+    def close(self) -> None:
+        """Let everybody in: they will be refused behind it."""
+        self._closed = True
+        self._ring()
+
+    def _has_room(self, payload_bytes: int) -> bool:
+        requests = self._entered_requests - self._left_requests
+        bytes_after = self._entered_bytes - self._left_bytes + payload_bytes
+        return requests == 0 or (requests < IN_FLIGHT_REQUESTS_MAX and bytes_after <= IN_FLIGHT_BYTES_MAX)
+
+    def _ring(self) -> None:
+        self._bell.put(None)
 
 
 class Writer:
@@ -86,7 +175,10 @@ class Writer:
         self._engine = engine
         self._begin = begin
         self._pid = os.getpid()
-        self._queue: queue.SimpleQueue[Request[object] | None] = queue.SimpleQueue()
+        self._requests: deque[Request[object]] = deque()  # taken from by who has the turn only
+        self._idle = False
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # rung when the thread may be idle
+        self._window = _Window()
         self._accepting = True
         self._ended = False
         self._closes_engine_at_end = False
@@ -96,18 +188,47 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="streamstore-writer", daemon=True)
         self._thread.start()
 
-    def execute(self, apply: Callable[[ShardAppender], T], *, payload_bytes: int) -> T:
-        """Return the result of ``apply`` when it is durable. Its payload counts towards the size of a commit."""
-        request = Request(apply, payload_bytes)
-        if self._crowded or self._turn.locked() or not self._queue.empty() or not self._commit_alone(request):
-            self._submit(request)
+    def execute(self, change: Change[T], *, payload_bytes: int) -> T:
+        """Return the result of ``change`` when it is durable. Its payload counts towards the size of a commit."""
+        request = WaitingRequest(change, payload_bytes)
+        if self._crowded or self._turn.locked() or self._requests or not self._commit_alone(request):
+            self.submit(request)
         return request.wait()
 
-    def execute_on_writer_thread(self, apply: Callable[[ShardAppender], T]) -> T:
+    def execute_on_writer_thread(self, change: Change[T]) -> T:
         """Like ``execute``, for a change whose commit an interrupt must not reach: it may close handles."""
-        request = Request(apply, payload_bytes=0)
-        self._submit(request)
+        request = WaitingRequest(change, payload_bytes=0)
+        self.submit(request)
         return request.wait()
+
+    def submit_for_future(self, change: Change[T], *, payload_bytes: int) -> Future[T]:
+        """Like ``submit``; waits here while too much is on its way already."""
+        self._window.enter(payload_bytes)
+        request = FutureRequest(change, payload_bytes, self._window)
+        try:
+            self.submit(request)
+        except BaseException:
+            self._window.leave(payload_bytes, {})
+            raise
+        return request.future
+
+    def submit(self, request: Request[T]) -> None:
+        """Let the writer thread commit the request, behind those submitted before it."""
+        # The writer thread may have to wait for this thread to end what it is doing.
+        if self._turn_ident == threading.get_ident():
+            raise StorageError(
+                "A signal handler or finalizer called the store while the same thread was writing to it; nothing was "
+                "stored. Let the handler set a flag, or write from another thread."
+            )
+        self._engine.refuse_unusable(even_if_failed=True)  # in a forked child nobody would answer
+        if not self._accepting:
+            raise StoreClosedError(CLOSED)
+        self._requests.append(request)
+        if self._idle:
+            self._idle = False
+            self._bell.put(None)
+        if self._ended:
+            self._refuse_rest()
 
     def close(self) -> None:
         """Commit and answer what was accepted, then close the engine. Does nothing in a forked child.
@@ -117,7 +238,7 @@ class Writer:
         if self._pid != os.getpid():
             return
         self._accepting = False
-        self._queue.put(None)
+        self._bell.put(None)
         if self._turn_ident == threading.get_ident():
             return
         if threading.current_thread() is self._thread:  # a finalizer may run on any thread
@@ -125,19 +246,6 @@ class Writer:
             return
         self._thread.join()
         self._engine.close()
-
-    def _submit(self, request: Request[T]) -> None:
-        if self._turn_ident == threading.get_ident():
-            raise StorageError(
-                "A signal handler or finalizer called the store while the same thread was writing to it; nothing was "
-                "stored. Let the handler set a flag, or write from another thread."
-            )
-        self._engine.refuse_unusable(even_if_failed=True)  # in a forked child nobody would answer
-        if not self._accepting:
-            raise _closed()
-        self._queue.put(request)
-        if self._ended:
-            self._refuse_rest()
 
     def _commit_alone(self, request: Request[T]) -> bool:
         """Commit the request on this thread. False: the writer thread must do it, nothing was stored."""
@@ -159,37 +267,46 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            while (first := self._queue.get()) is not None:
+            while self._wait_for_requests():
                 with self._turn:
-                    batch = self._batch_of(first)
+                    batch = self._next_batch()
                     self._commit(batch, self._engine.write)
                 self._crowded = len(batch) > 1
         finally:
             self._ended = True
+            self._window.close()
             self._refuse_rest()
             if self._closes_engine_at_end:
                 self._engine.close()
 
-    def _refuse_rest(self) -> None:
-        """Answer what came too late: behind the end, or while the thread ended."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                request = self._queue.get_nowait()
-                if request is not None:
-                    request.fail(_closed())
+    def _wait_for_requests(self) -> bool:
+        """Return True when there are requests, False when there are none and no more will be accepted."""
+        while not self._requests:
+            if not self._accepting:
+                return False
+            self._idle = True
+            if not self._requests and self._accepting:  # who comes behind this line sees that we are idle
+                self._bell.get()
+            self._idle = False
+        return True
 
-    def _batch_of(self, first: Request[object]) -> list[Request[object]]:
-        """Return the request with those that wait behind it and fit into the same commit."""
-        batch = [first]
-        payload_bytes = first.payload_bytes
-        while len(batch) < COMMIT_REQUESTS_MAX and payload_bytes < COMMIT_BYTES_MAX and not self._queue.empty():
-            request = self._queue.get()  # does not wait: nobody else takes from the queue
-            if request is None:
-                self._queue.put(None)  # for the loop
-                break
+    def _next_batch(self) -> list[Request[object]]:
+        """Return the requests that wait and fit into one commit."""
+        batch: list[Request[object]] = []
+        payload_bytes = 0
+        while self._requests and len(batch) < COMMIT_REQUESTS_MAX and payload_bytes < COMMIT_BYTES_MAX:
+            request = self._requests.popleft()
             batch.append(request)
             payload_bytes += request.payload_bytes
         return batch
+
+    def _refuse_rest(self) -> None:
+        """Answer what came too late: while the thread ended, or behind that."""
+        late: list[Request[object]] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                late.append(self._requests.popleft())
+        _fail_all(late, StoreClosedError(CLOSED))
 
     def _commit(
         self, batch: Sequence[Request[object]], write: Callable[[Callable[[WriteTransaction], None]], None]
@@ -216,14 +333,18 @@ class Writer:
             _fail_all(batch, OutcomeUnknownError("An interrupt ended the commit; the request is stored or not."))
             raise
         else:
-            for request in batch:
-                request.answer()
-
-
-def _closed() -> StoreClosedError:
-    return StoreClosedError("The store is closed; nothing was stored. Open it again.")
+            _answer_all(batch)
 
 
 def _fail_all(batch: Sequence[Request[object]], error: StreamStoreError) -> None:
     for request in batch:
         request.fail(error)
+    _answer_all(batch)
+
+
+def _answer_all(batch: Sequence[Request[object]]) -> None:
+    wake_ups: WakeUps = {}
+    for request in batch:
+        request.answer(wake_ups)
+    for wake_up in wake_ups.values():
+        wake_up()

@@ -1,0 +1,243 @@
+"""AsyncStreamStore: the operations of ``StreamStore``, awaited, on the same writer.
+
+Puts use no thread: they wait in the writer's queue like everybody's, and each commit wakes an event loop once, whatever
+number of its tasks were waiting. Nothing of the operations is repeated here; this room only waits for them.
+"""
+
+import asyncio
+import contextlib
+import os
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import islice
+from typing import Final, Self, TypeVar
+
+from streamstore.errors import StoreClosedError
+from streamstore.limits import GET_RECORDS_LIMIT_MAX, MAP_BYTES_DEFAULT
+from streamstore.model import (
+    GetRecordsResult,
+    ListShardsResult,
+    ListStreamsResult,
+    PutRecordResult,
+    PutRecordsEntry,
+    PutRecordsResult,
+    Record,
+    ShardIteratorType,
+    StreamDescription,
+    SyncMode,
+)
+from streamstore.store import StreamStore, system_clock_ms
+from streamstore.writer import Change, Request, WakeUps
+
+__all__ = ["AsyncStreamStore"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+READ_AHEAD_RECORDS: Final = 1_000
+
+
+class _Outbox:
+    """Answers on their way to one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._answered: deque[_LoopRequest[object]] = deque()
+
+    def add(self, request: "_LoopRequest[object]", wake_ups: WakeUps) -> None:
+        self._answered.append(request)
+        wake_ups[self] = self._wake_loop
+
+    def _wake_loop(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        while self._answered:
+            self._answered.popleft().deliver()
+
+
+class _LoopRequest(Request[T_co]):
+    """A task of an event loop waits for it."""
+
+    __slots__ = ("_outbox", "future")
+
+    def __init__(
+        self, change: Change[T_co], payload_bytes: int, loop: asyncio.AbstractEventLoop, outbox: _Outbox
+    ) -> None:
+        super().__init__(change, payload_bytes)
+        self.future: asyncio.Future[T_co] = loop.create_future()
+        self._outbox = outbox
+
+    def answer(self, wake_ups: WakeUps) -> None:
+        self._outbox.add(self, wake_ups)
+
+    def deliver(self) -> None:
+        """In the thread of the loop. A waiter who was cancelled gets nothing; the change is made all the same."""
+        if self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(self.result)
+        else:
+            self.future.set_exception(self.error)
+
+
+class AsyncStreamStore:
+    """A ``StreamStore`` for asyncio: ``async with AsyncStreamStore(path) as store``. The arguments are the same.
+
+    Every operation is the one of ``StreamStore`` with the same arguments, results and errors. One object may be used by
+    several event loops in several threads. Cancelling a task that waits for a put ends its waiting, not the put: the
+    record is then stored or not, and no other waiter notices.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        sync: SyncMode = "full",
+        map_size: int = MAP_BYTES_DEFAULT,
+        clock: Callable[[], int] = system_clock_ms,
+        allow_network_filesystem: bool = False,
+    ) -> None:
+        self._open: Final = lambda: StreamStore(
+            path,
+            create=create,
+            read_only=read_only,
+            sync=sync,
+            map_size=map_size,
+            clock=clock,
+            allow_network_filesystem=allow_network_filesystem,
+        )
+        self._opened: StreamStore | None = None
+        self._outboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Outbox] = weakref.WeakKeyDictionary()
+
+    async def __aenter__(self) -> Self:
+        self._opened = await asyncio.to_thread(self._open)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """See ``StreamStore.close``."""
+        if self._opened is not None:
+            await asyncio.to_thread(self._opened.close)
+
+    async def put_record(
+        self,
+        stream_name: str,
+        data: bytes | bytearray | memoryview,
+        partition_key: str,
+        *,
+        explicit_hash_key: str | None = None,
+        sequence_number_for_ordering: str | None = None,
+    ) -> PutRecordResult:
+        """See ``StreamStore.put_record``. Calls of one task are stored in their order."""
+        change, payload_bytes = self._store.change_of_put_record(
+            stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering
+        )
+        return await self._submit(change, payload_bytes)
+
+    async def put_records(
+        self, stream_name: str, records: Sequence[PutRecordsEntry | tuple[bytes, str] | tuple[bytes, str, str | None]]
+    ) -> PutRecordsResult:
+        """See ``StreamStore.put_records``."""
+        change, payload_bytes = self._store.change_of_put_records(stream_name, records)
+        return await self._submit(change, payload_bytes)
+
+    async def get_records(self, shard_iterator: str, *, limit: int = GET_RECORDS_LIMIT_MAX) -> GetRecordsResult:
+        """See ``StreamStore.get_records``. A page of 10 MiB would hold up the loop, so a thread reads it."""
+        return await asyncio.to_thread(self._store.get_records, shard_iterator, limit=limit)
+
+    async def get_shard_iterator(
+        self,
+        stream_name: str,
+        shard_id: str,
+        shard_iterator_type: ShardIteratorType,
+        *,
+        starting_sequence_number: str | None = None,
+        timestamp: object = None,
+    ) -> str:
+        """See ``StreamStore.get_shard_iterator``."""
+        return self._store.get_shard_iterator(
+            stream_name,
+            shard_id,
+            shard_iterator_type,
+            starting_sequence_number=starting_sequence_number,
+            timestamp=timestamp,
+        )
+
+    async def read(
+        self, stream_name: str, shard_id: str, *, starting_sequence_number: str | None = None
+    ) -> AsyncIterator[Record]:
+        """See ``StreamStore.read``; refuses with the first record asked for."""
+        records = self._store.read(stream_name, shard_id, starting_sequence_number=starting_sequence_number)
+        while page := await asyncio.to_thread(lambda: list(islice(records, READ_AHEAD_RECORDS))):
+            for record in page:
+                yield record
+
+    async def create_stream(
+        self,
+        stream_name: str,
+        *,
+        shard_count: int = 1,
+        retention_hours: int | None = None,
+        write_quota_kb_per_sec: int | None = None,
+    ) -> None:
+        """See ``StreamStore.create_stream``."""
+        await asyncio.to_thread(
+            self._store.create_stream,
+            stream_name,
+            shard_count=shard_count,
+            retention_hours=retention_hours,
+            write_quota_kb_per_sec=write_quota_kb_per_sec,
+        )
+
+    async def delete_stream(self, stream_name: str) -> None:
+        """See ``StreamStore.delete_stream``."""
+        await asyncio.to_thread(self._store.delete_stream, stream_name)
+
+    async def describe_stream(
+        self, stream_name: str, *, limit: int = 100, exclusive_start_shard_id: str | None = None
+    ) -> StreamDescription:
+        """See ``StreamStore.describe_stream``."""
+        return self._store.describe_stream(stream_name, limit=limit, exclusive_start_shard_id=exclusive_start_shard_id)
+
+    async def list_shards(
+        self,
+        stream_name: str | None = None,
+        *,
+        next_token: str | None = None,
+        exclusive_start_shard_id: str | None = None,
+        max_results: int = 10_000,
+    ) -> ListShardsResult:
+        """See ``StreamStore.list_shards``."""
+        return self._store.list_shards(
+            stream_name,
+            next_token=next_token,
+            exclusive_start_shard_id=exclusive_start_shard_id,
+            max_results=max_results,
+        )
+
+    async def list_streams(
+        self, *, limit: int = 100, exclusive_start_stream_name: str | None = None
+    ) -> ListStreamsResult:
+        """See ``StreamStore.list_streams``."""
+        return self._store.list_streams(limit=limit, exclusive_start_stream_name=exclusive_start_stream_name)
+
+    @property
+    def _store(self) -> StreamStore:
+        if self._opened is None:
+            raise StoreClosedError("The store is not open yet; nothing was done. Use it inside async with.")
+        return self._opened
+
+    async def _submit(self, change: Change[T], payload_bytes: int) -> T:
+        loop = asyncio.get_running_loop()
+        outbox = self._outboxes.get(loop)
+        if outbox is None:
+            outbox = self._outboxes[loop] = _Outbox(loop)
+        request = _LoopRequest(change, payload_bytes, loop, outbox)
+        self._store.submit(request)
+        return await request.future
