@@ -9,6 +9,7 @@
 [b'hello']
 """
 
+from streamstore.aio import AsyncStreamStore
 from streamstore.errors import (
     CorruptRecordError,
     ExpiredIteratorException,
@@ -33,9 +34,13 @@ from streamstore.model import (
     ChildShard,
     GetRecordsResult,
     HashKeyRange,
+    IngestResult,
     ListShardsResult,
     ListStreamsResult,
     PutRecordResult,
+    PutRecordsEntry,
+    PutRecordsResult,
+    PutRecordsResultEntry,
     Record,
     SequenceNumberRange,
     Shard,
@@ -46,12 +51,14 @@ from streamstore.model import (
 from streamstore.store import StreamStore
 
 __all__ = [
+    "AsyncStreamStore",
     "ChildShard",
     "CorruptRecordError",
     "ExpiredIteratorException",
     "ExpiredNextTokenException",
     "GetRecordsResult",
     "HashKeyRange",
+    "IngestResult",
     "InvalidArgumentException",
     "LimitExceededException",
     "ListShardsResult",
@@ -59,6 +66,9 @@ __all__ = [
     "OutcomeUnknownError",
     "ProvisionedThroughputExceededException",
     "PutRecordResult",
+    "PutRecordsEntry",
+    "PutRecordsResult",
+    "PutRecordsResultEntry",
     "Record",
     "RequestError",
     "ResourceInUseException",

@@ -27,7 +27,7 @@ from streamstore.model import (
     StreamDescription,
     SyncMode,
 )
-from streamstore.store import StreamStore, system_clock_ms
+from streamstore.store import StreamStore, result_of_put_records, system_clock_ms
 from streamstore.writer import Change, Request, WakeUps
 
 __all__ = ["AsyncStreamStore"]
@@ -145,7 +145,7 @@ class AsyncStreamStore:
     ) -> PutRecordsResult:
         """See ``StreamStore.put_records``."""
         change, payload_bytes = self._store.change_of_put_records(stream_name, records)
-        return await self._submit(change, payload_bytes)
+        return result_of_put_records(await self._submit(change, payload_bytes))
 
     async def get_records(self, shard_iterator: str, *, limit: int = GET_RECORDS_LIMIT_MAX) -> GetRecordsResult:
         """See ``StreamStore.get_records``. A page of 10 MiB would hold up the loop, so a thread reads it."""

@@ -80,7 +80,7 @@ class PutRecordsResult:
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """What ``ingest`` has stored: how many records, their bytes of data, and the shards that they went to."""
+    """What ``ingest`` has stored: how many records, their bytes of data, and the ids of the shards they went to."""
 
     record_count: int
     data_bytes: int

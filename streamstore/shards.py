@@ -39,7 +39,6 @@ from streamstore.limits import (
 from streamstore.model import (
     NewRecord,
     PutRecordResult,
-    PutRecordsResult,
     PutRecordsResultEntry,
     Record,
     ShardCounter,
@@ -48,10 +47,14 @@ from streamstore.model import (
 )
 from streamstore.streams import KnownShard, KnownStream, StreamCatalog
 
-__all__ = ["Page", "PutOne", "ShardAppender", "ShardReader"]
+__all__ = ["Page", "PutOne", "PutOutcome", "ShardAppender", "ShardReader"]
 
 US_PER_SECOND: Final = 1_000_000
 BYTES_PER_KB: Final = 1024
+
+
+PutOutcome = PutRecordsResultEntry | ProvisionedThroughputExceededException
+"""What became of one of many records: stored, or refused for the quota of its shard."""
 
 
 class _OpenShard:
@@ -123,17 +126,17 @@ class ShardAppender:
         shard = self._shard(stream, stream.router.shard_index_of(record.hash_key))
         return PutRecordResult(shard.known.shard_id, str(shard.append(record)))
 
-    def put_all(self, stream_name: str, records: Iterable[NewRecord]) -> PutRecordsResult:
+    def put_all(self, stream_name: str, records: Iterable[NewRecord]) -> list[PutOutcome]:
         """Put the records in their order. A shard that refuses one for its quota refuses those behind it too."""
         stream = self._stream(stream_name)
         shard_index_of = stream.router.shard_index_of
-        results: list[PutRecordsResultEntry] = []
+        outcomes: list[PutOutcome] = []
         shards: dict[int, tuple[str, Callable[[NewRecord], int]]] = {}
         throttled: dict[int, ProvisionedThroughputExceededException] = {}
         for record in records:
             shard_index = shard_index_of(record.hash_key)
             if shard_index in throttled:
-                results.append(_throttled(throttled[shard_index]))
+                outcomes.append(throttled[shard_index])
                 continue
             target = shards.get(shard_index)
             if target is None:
@@ -141,12 +144,11 @@ class ShardAppender:
                 target = shards[shard_index] = (shard.known.shard_id, shard.append)
             shard_id, append = target
             try:
-                results.append(PutRecordsResultEntry(shard_id, str(append(record))))
+                outcomes.append(PutRecordsResultEntry(shard_id, str(append(record))))
             except ProvisionedThroughputExceededException as error:
                 throttled[shard_index] = error
-                results.append(_throttled(error))
-        failed = sum(result.error_code is not None for result in results) if throttled else 0
-        return PutRecordsResult(failed, results)
+                outcomes.append(error)
+        return outcomes
 
     def flush(self) -> WriteTransaction:
         """Move what was put into the transaction, one append and one counter a shard, and return it.
@@ -313,10 +315,6 @@ def load_counter(transaction: ReadTransaction, stream_number: StreamNumber, shar
         return decode_counter(stream_number, shard_index, value)
     except DamagedValueError as error:
         raise StoreFormatError(f"The counter of shard {shard_index} is damaged: {error}.") from error
-
-
-def _throttled(error: ProvisionedThroughputExceededException) -> PutRecordsResultEntry:
-    return PutRecordsResultEntry(None, None, type(error).__name__, error.message)
 
 
 def _check_ordering(sequence_number_for_ordering: int, next_sequence: int, shard_id: str) -> None:

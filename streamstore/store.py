@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from typing import Final, Self
@@ -33,6 +33,7 @@ from streamstore.disk_format import (
 )
 from streamstore.engine import Databases, Engine, ReadTransaction, WriteTransaction
 from streamstore.errors import InvalidArgumentException, StoreFormatError
+from streamstore.ingest import Ingestion
 from streamstore.iterator import (
     ShardPage,
     ShardPosition,
@@ -54,11 +55,13 @@ from streamstore.limits import (
 )
 from streamstore.model import (
     GetRecordsResult,
+    IngestResult,
     ListShardsResult,
     ListStreamsResult,
     PutRecordResult,
     PutRecordsEntry,
     PutRecordsResult,
+    PutRecordsResultEntry,
     Record,
     SequenceNumberRange,
     Shard,
@@ -68,7 +71,7 @@ from streamstore.model import (
     SyncMode,
     datetime_of_ms,
 )
-from streamstore.shards import Page, PutOne, ShardAppender, ShardReader
+from streamstore.shards import Page, PutOne, PutOutcome, ShardAppender, ShardReader
 from streamstore.streams import (
     KnownStream,
     StreamCatalog,
@@ -224,7 +227,30 @@ class StreamStore:
         """
         writer = self._writable()
         change, payload_bytes = self.change_of_put_records(stream_name, records)
-        return writer.execute(change, payload_bytes=payload_bytes)
+        return result_of_put_records(writer.execute(change, payload_bytes=payload_bytes))
+
+    def ingest(
+        self,
+        stream_name: str,
+        records: Iterable[PutRecordsEntry | tuple[bytes, str] | tuple[bytes, str, str | None]],
+        *,
+        on_stored: Callable[[IngestResult], None] | None = None,
+    ) -> IngestResult:
+        """Store any number of records in their order, in batches, and return when all are durable.
+
+        ``records``: an iterable of entries as in ``put_records``, taken no faster than they are stored, so that memory
+        does not grow. ``on_stored`` is called after each batch with what is stored so far. Where the stream has a write
+        quota, this waits for it.
+
+        Raises what ``put_record`` raises, and whatever the iterable raises. Then all records in front of the one that
+        failed are stored, those behind it are not, and a note on the error tells how many are; after
+        ``OutcomeUnknownError`` the last batch may be stored too. An ``InvalidArgumentException`` names the entry:
+        ``records[1234].data``.
+        """
+        writer = self._writable()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        self._engine.read(lambda transaction: self._catalog.load(transaction, name))
+        return Ingestion(writer, name, self._clock, on_stored).run(records)
 
     def get_records(self, shard_iterator: str, *, limit: int = GET_RECORDS_LIMIT_MAX) -> GetRecordsResult:
         """Return the records at the iterator: up to ``limit`` (1 to 10,000), at most 10 MiB of data and keys.
@@ -468,7 +494,7 @@ class StreamStore:
         )
         return PutOne(name, record), len(record.data)
 
-    def change_of_put_records(self, stream_name: object, records: object) -> tuple[Change[PutRecordsResult], int]:
+    def change_of_put_records(self, stream_name: object, records: object) -> tuple[Change[list[PutOutcome]], int]:
         """Validate many puts, and return what the writer has to do, with the bytes of their payload."""
         name = parse_stream_name("stream_name", stream_name, self._dialect)
         new_records = parse_entries(records, sent_ms=self._clock())
@@ -522,6 +548,16 @@ class StreamStore:
             hash_key_range=stream.shards[shard_index].hash_key_range,
             sequence_number_range=SequenceNumberRange(str(counter.first_sequence)),
         )
+
+
+def result_of_put_records(outcomes: list[PutOutcome]) -> PutRecordsResult:
+    entries = [
+        outcome
+        if isinstance(outcome, PutRecordsResultEntry)
+        else PutRecordsResultEntry(None, None, type(outcome).__name__, outcome.message)
+        for outcome in outcomes
+    ]
+    return PutRecordsResult(sum(entry.error_code is not None for entry in entries), entries)
 
 
 def _initial_databases(dialect: Dialect) -> Databases:
