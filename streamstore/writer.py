@@ -14,6 +14,7 @@ from typing import Final, Generic, TypeVar
 
 from streamstore.engine import Engine, RepairNeededError, WriteTransaction
 from streamstore.errors import OutcomeUnknownError, StorageError, StoreClosedError, StreamStoreError
+from streamstore.process import NESTED_CALL
 from streamstore.shards import ShardAppender
 
 __all__ = ["Request", "Writer"]
@@ -127,11 +128,9 @@ class Writer:
         self._engine.close()
 
     def _submit(self, request: Request[T]) -> None:
-        if self._turn_ident == threading.get_ident():
-            raise StorageError(
-                "A signal handler or finalizer called the store while the same thread was writing to it; nothing was "
-                "stored. Let the handler set a flag, or write from another thread."
-            )
+        # The writer thread may have to wait for this thread to end what it is doing.
+        if self._turn_ident == threading.get_ident() or self._engine.is_at_work_here():
+            raise StorageError(NESTED_CALL)
         self._engine.refuse_unusable(even_if_failed=True)  # in a forked child nobody would answer
         if not self._accepting:
             raise _closed()
@@ -164,6 +163,7 @@ class Writer:
                     batch = self._batch_of(first)
                     self._commit(batch, self._engine.write)
                 self._crowded = len(batch) > 1
+                del first, batch  # they hold on to payloads, and to stores that nobody uses any more
         finally:
             self._ended = True
             self._refuse_rest()
