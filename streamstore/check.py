@@ -10,13 +10,20 @@ from pathlib import Path
 
 from streamstore.disk_format import (
     COUNTERS_DATABASE,
+    DIALECT_KEY,
     FORMAT_DATABASE,
     NEXT_STREAM_NUMBER_KEY,
+    SECRET_KEY,
     SHARD_COUNT_KEY,
     STREAMS_DATABASE,
+    VERSION_KEY,
     DamagedValueError,
+    counter_key,
+    decode_format_bytes,
+    decode_format_int,
+    decode_format_str,
     decode_stream,
-    parse_counter_key,
+    record_key,
     records_database,
     sequence_of_record_key,
 )
@@ -44,6 +51,7 @@ def check_store(path: Path | str) -> list[str]:
 
 def check_snapshot(transaction: ReadTransaction) -> Iterator[str]:
     """Yield every broken invariant of one snapshot."""
+    yield from _check_format(transaction)
     streams: list[StoredStream] = []
     for key, value in transaction.items_from(STREAMS_DATABASE, b""):
         try:
@@ -54,6 +62,18 @@ def check_snapshot(transaction: ReadTransaction) -> Iterator[str]:
         yield from _check_stream(transaction, stream)
     yield from _check_nothing_foreign(transaction, streams)
     yield from _check_totals(transaction, streams)
+
+
+def _check_format(transaction: ReadTransaction) -> Iterator[str]:
+    decoders = {VERSION_KEY: decode_format_int, DIALECT_KEY: decode_format_str, SECRET_KEY: decode_format_bytes}
+    for key, decode in decoders.items():
+        value = transaction.get(FORMAT_DATABASE, key)
+        try:
+            if value is None:
+                raise DamagedValueError(f"{key!r} is missing from the format database")
+            decode(key, value)
+        except DamagedValueError as error:
+            yield f"The store is damaged: {error}."
 
 
 def _check_stream(transaction: ReadTransaction, stream: StoredStream) -> Iterator[str]:
@@ -81,8 +101,8 @@ def _check_shard(reader: ShardReader, name: str) -> Iterator[str]:
         yield str(error)
         return
     start = counter.first_sequence
+    arrival_ms = 0
     while start < counter.next_sequence:
-        arrival_ms = 0
         try:
             for record in reader.records(start, counter.next_sequence):
                 start = int(record.sequence_number) + 1
@@ -95,6 +115,9 @@ def _check_shard(reader: ShardReader, name: str) -> Iterator[str]:
             yield str(error)
             start = int(error.sequence_number) + 1
     database = records_database(reader.stream_number, reader.shard_index)
+    first_key, _ = next(reader.transaction.items_from(database, b""), (None, None))
+    if first_key is not None and first_key < record_key(counter.first_sequence):
+        yield f"{name} holds a record {sequence_of_record_key(first_key)} that its counter does not know."
     last_key = reader.transaction.last_key(database)
     if last_key is not None and sequence_of_record_key(last_key) >= counter.next_sequence:
         yield f"{name} holds a record {sequence_of_record_key(last_key)} that its counter does not know."
@@ -107,8 +130,9 @@ def _check_nothing_foreign(transaction: ReadTransaction, streams: list[StoredStr
     for database in transaction.databases():
         if database not in known:
             yield f"The database {database.decode(errors='replace')} belongs to no stream."
+    counter_keys = {counter_key(*address) for address in addresses}
     for key, _ in transaction.items_from(COUNTERS_DATABASE, b""):
-        if parse_counter_key(key) not in addresses:
+        if key not in counter_keys:
             yield f"The counter {key!r} belongs to no stream."
 
 

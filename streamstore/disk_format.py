@@ -65,13 +65,6 @@ def counter_key(stream_number: StreamNumber, shard_index: int) -> bytes:
     return _SHARD_KEY.pack(stream_number, shard_index)
 
 
-def parse_counter_key(key: bytes) -> tuple[StreamNumber, int]:
-    if len(key) != _SHARD_KEY.size:
-        raise DamagedValueError(f"a counter's key has {len(key)} bytes")
-    stream_number, shard_index = _SHARD_KEY.unpack(key)
-    return StreamNumber(stream_number), shard_index
-
-
 def records_database(stream_number: StreamNumber, shard_index: int) -> bytes:
     return b"records/%d/%d" % (stream_number, shard_index)
 

@@ -33,7 +33,7 @@ from streamstore.errors import (
 from streamstore.folder import LOCK_FILE_BYTES, FolderLock, StoreFolder, preallocate
 from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MIN
 from streamstore.model import SyncMode
-from streamstore.process import ReaderGate, open_engines
+from streamstore.process import NESTED_CALL, ReaderGate, open_engines
 
 __all__ = ["Engine", "ReadTransaction", "RepairNeededError", "WriteTransaction", "translate"]
 
@@ -226,7 +226,7 @@ class Engine:
         self._writing_ident: int | None = None
         self._commits_until_look = GROWTH_LOOK_COMMITS
         self._data_bytes_seen = 0
-        self._write_lock = threading.Lock()
+        self._write_lock = threading.RLock()  # a signal handler may fork while its thread writes
         self._readers = ReaderGate()
         self.handles: dict[bytes, lmdb._Database] = {}
         with _translated(f"open {path}"):
@@ -245,12 +245,15 @@ class Engine:
 
     def read(self, look: Callable[[ReadTransaction], T]) -> T:
         """Return what ``look`` finds in the newest durable snapshot. Keep it short: pages it sees cannot be reused."""
+
+        def look_once() -> T:
+            self.refuse_unusable()
+            with self._env.begin() as transaction:
+                return look(ReadTransaction(transaction, self.handles))
+
         while True:
             try:
-                with self._readers.reading():
-                    self.refuse_unusable()
-                    with self._env.begin() as transaction:
-                        return look(ReadTransaction(transaction, self.handles))
+                return self._readers.read(look_once)
             except _HandleMissingError as missing:
                 self._open_handle(missing.database)
             except lmdb.Error as error:
@@ -290,6 +293,9 @@ class Engine:
             except lmdb.DbsFullError:
                 # Handles of databases that other processes dropped fill the table.
                 raise RepairNeededError(self._reopen) from None
+            except lmdb.PanicError:
+                # An interrupt ended the finding out of a failed commit.
+                raise RepairNeededError(self._recover) from None
             except _MACHINE_ERRORS as error:
                 raise translate(error, "write") from error
             finally:
@@ -303,7 +309,6 @@ class Engine:
         """
         if self._pid != os.getpid():
             return
-        self._refuse_nested_write(threading.get_ident())
         with self._write_lock, self._readers.none():
             if self._closed:
                 return
@@ -320,11 +325,14 @@ class Engine:
     def no_readers(self) -> contextlib.AbstractContextManager[None]:
         return self._readers.none()
 
+    def is_at_work_here(self) -> bool:
+        """Tell whether this thread is inside a call: then a signal handler asks, and must wait for no other."""
+        return self._readers.is_reading_here() or self._writing_ident == threading.get_ident()
+
     def info(self) -> dict[str, int]:
         """Return LMDB's figures: map_size, last_pgno, last_txnid, max_readers, num_readers."""
-        with self._readers.reading():
-            self.refuse_unusable()
-            figures = self._env.info()
+        self.refuse_unusable()
+        figures = self._readers.read(self._env.info)
         return {name: value for name, value in figures.items() if isinstance(value, int)}
 
     @contextlib.contextmanager
@@ -435,6 +443,7 @@ class Engine:
 
     def _open_environment(self) -> lmdb.Environment:
         if self._lock.alone:
+            self._folder.sync_names()
             preallocate(self._folder.lock_path, LOCK_FILE_BYTES)
         env = self._map_environment()
         try:
@@ -519,33 +528,43 @@ class Engine:
 
         py-lmdb keeps a handle only if a transaction of its own opened it.
         """
-        ident = threading.get_ident()
-        self._refuse_nested_write(ident)
-        with self._write_lock, _translated("read"):
-            self._writing_ident = ident
+        with self._mending_for_reader():
+            self.refuse_unusable()
             try:
-                self.refuse_unusable()
                 self.handles[database] = self._env.open_db(database, create=False)
             except lmdb.NotFoundError:
                 pass  # dropped since; the next snapshot shows it
             except lmdb.DbsFullError:
                 self._reopen()
-            finally:
-                self._writing_ident = None
 
     def _prepare_to_read_again(self, error: lmdb.Error) -> None:
         """Mend what keeps a read transaction from starting, or raise the error translated."""
         self.refuse_unusable(even_if_failed=True)
         if isinstance(error, lmdb.MapResizedError):
-            with self._write_lock, _translated("read"):
+            with self._mending_for_reader():
                 self._adopt_map()
         elif isinstance(error, lmdb.ReadersFullError) and self._env.reader_check() > 0:
             pass  # slots of killed processes
         elif isinstance(error, lmdb.PanicError) and self._failure is None:
-            with self._write_lock:
+            with self._mending_for_reader():
                 pass  # the writer is recovering
         else:
             raise translate(error, "read") from error
+
+    @contextlib.contextmanager
+    def _mending_for_reader(self) -> Generator[None]:
+        """Hold off the writer. A signal handler may close the store meanwhile."""
+        ident = threading.get_ident()
+        self._refuse_nested_write(ident)
+        with self._write_lock:
+            self._writing_ident = ident
+            try:
+                yield
+            except _MACHINE_ERRORS as error:
+                self.refuse_unusable()
+                raise translate(error, "read") from error
+            finally:
+                self._writing_ident = None
 
     def _grow_map(self) -> None:
         """Double the map. Nothing was stored by the transaction that found it full."""
@@ -566,10 +585,7 @@ class Engine:
 
     def _refuse_nested_write(self, ident: int) -> None:
         if self._writing_ident == ident:
-            raise StorageError(
-                "A signal handler or finalizer called the store while the same thread was writing to it; nothing was "
-                "done. Let the handler set a flag, or write from another thread."
-            )
+            raise StorageError(NESTED_CALL)
 
     def refuse_unusable(self, *, even_if_failed: bool = False) -> None:
         if self._pid != os.getpid():

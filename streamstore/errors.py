@@ -203,7 +203,7 @@ def _presentable(argument: str, value: object) -> object:
         return str(value)
     if isinstance(value, int) and value.bit_length() > INT_BITS_SHOWN_MAX:
         return f"int of {value.bit_length()} bits"  # Python refuses to print the longest ones
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or type(value) in (bool, int, float):
         return value
     try:
         return repr(value)

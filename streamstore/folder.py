@@ -9,11 +9,13 @@ also holds a ``flock`` on ``data.mdb``, which nothing but its own descriptor can
 alone joins only when LMDB's own lock still stands.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
 import struct
 import time
+import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,11 +65,10 @@ class StoreFolder:
         """Create the store unless it exists. ``fill`` makes a complete data file in the folder it is given.
 
         The file is built and synced aside and renamed into place, so a crash leaves no store or a whole one.
-        Creators of the same store wait for each other.
+        Creators of the same store wait for each other. Opening makes the new names durable.
         """
         if not self.path.exists():
             self.path.mkdir(exist_ok=True)
-            sync_folder(self.path.parent)
         with _only_creator(self.path):
             if self.exists():
                 return
@@ -79,7 +80,6 @@ class StoreFolder:
             fill(creating)
             sync_file(creating / DATA_FILE)
             os.rename(creating / DATA_FILE, self.data_path)
-            sync_folder(self.path)
             shutil.rmtree(creating, ignore_errors=True)
 
     def refuse_missing(self) -> None:
@@ -99,6 +99,13 @@ class StoreFolder:
                     "allow_network_filesystem=True it is accepted; then open it in one process only)"
                 ),
             )
+
+    def sync_names(self) -> None:
+        """Put on disk the names of the data file and of the folder, which a killed creator left in the cache only."""
+        path = self.path.resolve()
+        for folder in (path, path.parent):
+            with contextlib.suppress(PermissionError):  # of one that we may not read, we made no name
+                sync_folder(folder)
 
     def identity(self) -> tuple[int, int]:
         """Return what makes two paths the same store."""
@@ -123,10 +130,13 @@ class FolderLock:
     def __init__(self, folder: StoreFolder, *, writable: bool) -> None:
         access = os.O_RDWR if writable else os.O_RDONLY
         self._descriptor = os.open(folder.data_path, access | os.O_CLOEXEC)
+        # However an opening ends: a descriptor that nobody closes would lock the store as long as the process lives.
+        self._closing = weakref.finalize(self, os.close, self._descriptor)
+        self._closing.atexit = False
         try:
             self.alone = self._acquire(folder)
         except BaseException:
-            os.close(self._descriptor)
+            self.release()
             raise
 
     def sync_data_file(self) -> None:
@@ -149,7 +159,7 @@ class FolderLock:
 
     def release(self) -> None:
         """Close our descriptor. In a forked child this leaves the parent's lock in force."""
-        os.close(self._descriptor)
+        self._closing()
 
     def _acquire(self, folder: StoreFolder) -> bool:
         """Return whether we are alone; otherwise LMDB's lock of another process is known to stand."""

@@ -6,46 +6,95 @@ Everything here holds locks of ``threading`` only. It never touches a file or LM
 import os
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from streamstore.errors import StoreLockedError
+from streamstore.errors import StorageError, StoreLockedError
 from streamstore.folder import StoreFolder
 
 if TYPE_CHECKING:
     from streamstore.engine import Engine
 
-__all__ = ["ReaderGate", "open_engines"]
+__all__ = ["NESTED_CALL", "ReaderGate", "open_engines"]
+
+T = TypeVar("T")
+
+NESTED_CALL: Final = (
+    "A signal handler or finalizer called the store while the same thread was at work in it; nothing was done. Let the "
+    "handler set a flag, or call from another thread."
+)
+
+
+class _OwnState(threading.local):
+    """What each thread knows of itself."""
+
+    lock: AbstractContextManager[bool] | None = None
+    reading: bool = False
 
 
 class ReaderGate:
     """Lets any number of threads read, or one thread work while nobody reads.
 
-    Each thread reads under a lock of its own, which costs next to nothing, and which an interrupt cannot leak.
+    Each thread reads under a lock of its own, which costs next to nothing. A lock is held by nothing but a ``with`` of
+    the lock itself, and the gate is shut by an assignment, so that an interrupt at any line leaves nothing locked.
     """
 
     def __init__(self) -> None:
-        self._own = threading.local()
-        self._registering = threading.RLock()
+        self._own = _OwnState()
         self._locks: weakref.WeakSet[AbstractContextManager[bool]] = weakref.WeakSet()
+        self._shutting = threading.RLock()
+        self._shut_ident: int | None = None
 
-    def reading(self) -> AbstractContextManager[bool]:
-        lock: AbstractContextManager[bool] | None = getattr(self._own, "lock", None)
-        if lock is None:
-            with self._registering:
-                lock = threading.RLock()  # a signal handler may read, or close the store, while its thread reads
-                self._locks.add(lock)
-                self._own.lock = lock
-        return lock
+    def read(self, look: Callable[[], T]) -> T:
+        """Return the result of ``look``, called while the gate is open."""
+        own = self._own
+        if own.reading:  # in a signal handler: the read that it interrupted keeps the gate open
+            return look()
+        lock = own.lock or self._register(own)
+        while True:
+            with lock:
+                if self._shut_ident is None:
+                    own.reading = True
+                    try:
+                        return look()
+                    finally:
+                        own.reading = False
+            if self._shut_ident == threading.get_ident():
+                raise StorageError(NESTED_CALL)
+            with self._shutting:
+                pass  # wait until the gate is open again
+
+    def is_reading_here(self) -> bool:
+        return self._own.reading
 
     @contextmanager
     def none(self) -> Generator[None]:
-        """Wait until no thread reads, and keep all of them waiting."""
-        with self._registering, ExitStack() as stack:
-            for lock in list(self._locks):
-                stack.enter_context(lock)
-            yield
+        """Wait until no other thread reads, and keep all of them waiting."""
+        with self._shutting:
+            shut_ident = self._shut_ident
+            self._shut_ident = threading.get_ident()
+            try:
+                for lock in self._registered():
+                    with lock:
+                        pass  # whoever takes it from now on finds the gate shut
+                yield
+            finally:
+                self._shut_ident = shut_ident
+
+    def _register(self, own: _OwnState) -> AbstractContextManager[bool]:
+        lock = threading.RLock()
+        self._locks.add(lock)
+        own.lock = lock
+        return lock
+
+    def _registered(self) -> list[AbstractContextManager[bool]]:
+        # No lock keeps others from registering: a signal handler may interrupt that, and wait for who wants it.
+        while True:
+            try:
+                return list(self._locks)
+            except RuntimeError:
+                pass  # the set changed on the way
 
 
 class _OpenEngines:

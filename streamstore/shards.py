@@ -157,12 +157,13 @@ class ShardAppender:
         """
         for known, shard in self._shards.items():
             if shard.items:
-                self._transaction.append(known.database, shard.items)
+                # The record last: it is the evidence of the transaction, which others neither make nor change.
                 self._transaction.put(
                     COUNTERS_DATABASE,
                     known.counter_key,
                     encode_counter(known.stream_number, known.shard_index, shard.counter()),
                 )
+                self._transaction.append(known.database, shard.items)
         self._shards.clear()
         self._streams.clear()
         return self._transaction

@@ -150,10 +150,10 @@ class StreamStore:
         )
         try:
             self._dialect, self._secret = self._engine.read(_load_format)
+            self._writer = None if read_only else Writer(self._engine, _appender_factory(self._catalog, self._dialect))
         except BaseException:
             self._engine.close()
             raise
-        self._writer = None if read_only else Writer(self._engine, _appender_factory(self._catalog, self._dialect))
         self._closer = self._writer or self._engine
         self._finalizer = weakref.finalize(self, self._closer.close)  # when the last reference goes, or at exit
 

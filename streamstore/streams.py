@@ -125,8 +125,8 @@ def create_stream(transaction: WriteTransaction, settings: StreamSettings, *, no
         raise LimitExceededException(
             limit=f"{SHARDS_PER_STORE_MAX} shards per store",
             remedy=(
-                f"{shards_before} exist, {settings.shard_count} more are asked for: delete streams or use a "
-                "second store"
+                f"{shards_before} exist: ask for at most {SHARDS_PER_STORE_MAX - shards_before} more, delete streams, "
+                "or use a second store"
             ),
         )
     number = StreamNumber(load_format_int(transaction, NEXT_STREAM_NUMBER_KEY))

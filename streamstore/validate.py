@@ -192,7 +192,7 @@ def parse_shard_iterator_type(value: object) -> ShardIteratorType:
 
 def parse_timestamp(value: object, *, now_ms: int) -> int:
     """Return an aware datetime, or seconds since 1970 as int or float, as milliseconds."""
-    seconds = value.timestamp() if isinstance(value, datetime) and value.tzinfo is not None else value
+    seconds = value.timestamp() if isinstance(value, datetime) and value.utcoffset() is not None else value
     if (is_int(seconds) or isinstance(seconds, float)) and 0 <= seconds * 1000 <= now_ms + TIMESTAMP_AHEAD_MS_MAX:
         return round(seconds * 1000)
     raise InvalidArgumentException(

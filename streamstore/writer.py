@@ -18,6 +18,7 @@ from typing import Final, Generic, TypeVar
 from streamstore.engine import Engine, RepairNeededError, WriteTransaction
 from streamstore.errors import OutcomeUnknownError, StorageError, StoreClosedError, StreamStoreError
 from streamstore.limits import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX
+from streamstore.process import NESTED_CALL
 from streamstore.shards import ShardAppender
 
 __all__ = ["Change", "FutureRequest", "Request", "WaitingRequest", "WakeUps", "Writer"]
@@ -215,11 +216,8 @@ class Writer:
     def submit(self, request: Request[T]) -> None:
         """Let the writer thread commit the request, behind those submitted before it."""
         # The writer thread may have to wait for this thread to end what it is doing.
-        if self._turn_ident == threading.get_ident():
-            raise StorageError(
-                "A signal handler or finalizer called the store while the same thread was writing to it; nothing was "
-                "stored. Let the handler set a flag, or write from another thread."
-            )
+        if self._turn_ident == threading.get_ident() or self._engine.is_at_work_here():
+            raise StorageError(NESTED_CALL)
         self._engine.refuse_unusable(even_if_failed=True)  # in a forked child nobody would answer
         if not self._accepting:
             raise StoreClosedError(CLOSED)
@@ -247,7 +245,7 @@ class Writer:
         self._thread.join()
         self._engine.close()
 
-    def _commit_alone(self, request: Request[T]) -> bool:
+   def _commit_alone(self, request: Request[T]) -> bool:
         """Commit the request on this thread. False: the writer thread must do it, nothing was stored."""
         ident = threading.get_ident()
         with self._turn:
@@ -272,6 +270,7 @@ class Writer:
                     batch = self._next_batch()
                     self._commit(batch, self._engine.write)
                 self._crowded = len(batch) > 1
+                del batch  # it holds on to payloads, and to stores that nobody uses any more
         finally:
             self._ended = True
             self._window.close()

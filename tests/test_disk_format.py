@@ -28,7 +28,6 @@ from streamstore.disk_format import (
     encode_counter,
     encode_format_value,
     encode_stream,
-    parse_counter_key,
     record_key,
     records_database,
     sequence_of_record_key,
@@ -140,11 +139,6 @@ def test_the_order_of_record_keys_is_the_order_of_sequences(left: int, right: in
     assert sequence_of_record_key(record_key(left)) == left
 
 
-@given(stream_numbers, u32)
-def test_a_counter_key_names_its_shard(stream_number: StreamNumber, shard_index: int) -> None:
-    assert parse_counter_key(counter_key(stream_number, shard_index)) == (stream_number, shard_index)
-
-
 @given(st.tuples(stream_numbers, u32), st.tuples(stream_numbers, u32))
 def test_no_two_shards_share_a_database_or_a_counter(
     left: tuple[StreamNumber, int], right: tuple[StreamNumber, int]
@@ -242,12 +236,6 @@ def test_hostile_bytes_under_a_right_checksum_raise_nothing_but_damaged_value_er
     for address, decode in decoders:
         with suppress(DamagedValueError):
             decode(crc32(address + payload).to_bytes(4, "big") + payload)
-
-
-@pytest.mark.parametrize("key", [b"", b"1234567", b"123456789"])
-def test_a_counter_key_of_another_length_is_damage(key: bytes) -> None:
-    with pytest.raises(DamagedValueError, match="bytes"):
-        parse_counter_key(key)
 
 
 def test_a_stream_name_that_is_not_utf8_is_damage() -> None:

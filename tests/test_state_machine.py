@@ -327,6 +327,5 @@ class StoreAndOracle(RuleBasedStateMachine):
         return multiple((real, expected))
 
 
-@pytest.mark.slow
 def test_store_and_oracle_agree_through_every_operation() -> None:
     run_state_machine_as_test(StoreAndOracle, settings=settings(stateful_step_count=50))

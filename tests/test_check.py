@@ -1,0 +1,197 @@
+"""check_store finds each kind of damage that it promises to find, and says nothing about a sound store."""
+
+import ast
+import inspect
+import re
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import streamstore.check
+from streamstore import HashKeyRange, StoreNotFoundError, StreamStore
+from streamstore.check import check_store
+from streamstore.disk_format import (
+    NEXT_STREAM_NUMBER_KEY,
+    SHARD_COUNT_KEY,
+    RecordFormat,
+    counter_key,
+    decode_counter,
+    decode_stream,
+    encode_counter,
+    encode_format_value,
+    encode_stream,
+    record_key,
+)
+from streamstore.model import ShardCounter, StoredShard, StoredStream, StreamNumber
+from tests.conftest import Clock, open_store
+from tests.damage import RawStore, behind_the_back_of
+
+RECORDS = b"records/1/0"
+NUMBER = StreamNumber(1)
+SHARD = "Shard 0 of s"
+
+
+@pytest.fixture
+def path(store_path: Path, clock: Clock) -> Path:
+    """A closed store with the streams "s" (one shard, three records, one a millisecond) and "t" (two shards)."""
+    with open_store(store_path, clock) as store:
+        store.create_stream("s")
+        store.create_stream("t", shard_count=2)
+        for _ in range(3):
+            clock.advance(1)
+            store.put_record("s", b"data", "k")
+    assert check_store(store_path) == []
+    return store_path
+
+
+def change_counter(raw: RawStore, change: Callable[[ShardCounter], ShardCounter]) -> None:
+    key = counter_key(NUMBER, 0)
+    counter = change(decode_counter(NUMBER, 0, raw.get(b"counters", key)))
+    raw.put(b"counters", key, encode_counter(NUMBER, 0, counter))
+
+
+def change_stream(raw: RawStore, name: str, change: Callable[[StoredStream], StoredStream]) -> None:
+    stream = change(decode_stream(name.encode(), raw.get(b"streams", name.encode())))
+    raw.put(b"streams", name.encode(), encode_stream(stream))
+
+
+def with_ranges(*ranges: HashKeyRange) -> Callable[[StoredStream], StoredStream]:
+    return lambda stream: replace(stream, shards=tuple(StoredShard(each) for each in ranges))
+
+
+def put_record(raw: RawStore, sequence: int, arrival_ms: int) -> None:
+    value = RecordFormat(NUMBER, 0).encode(record_key(sequence), arrival_ms, "k", b"data")
+    raw.put(RECORDS, record_key(sequence), value)
+
+
+START_MS = 1_700_000_000_000
+DAMAGES: list[tuple[Callable[[RawStore], None], str]] = [
+    (lambda raw: raw.flip_last_bit(b"streams", b"s"), r"The entry of stream b's' is damaged: "),
+    (
+        lambda raw: change_stream(raw, "t", with_ranges(HashKeyRange(0, 9), HashKeyRange(11, 2**128 - 1))),
+        r"The open shards of t do not tile the hash keys at 10\.",
+    ),
+    (
+        lambda raw: change_stream(raw, "t", with_ranges(HashKeyRange(0, 9), HashKeyRange(9, 2**128 - 1))),
+        r"The open shards of t do not tile the hash keys at 10\.",
+    ),
+    (
+        lambda raw: change_stream(raw, "t", with_ranges(HashKeyRange(0, 9), HashKeyRange(10, 2**128 - 2))),
+        r"The open shards of t do not reach the last hash key\.",
+    ),
+    (lambda raw: raw.delete(b"counters", counter_key(NUMBER, 0)), rf"{SHARD} has no counter\."),
+    (lambda raw: raw.flip_last_bit(b"counters", counter_key(NUMBER, 0)), r"The counter of shard 0 is damaged: "),
+    (lambda raw: raw.flip_last_bit(RECORDS, record_key(1)), rf"Record 1 of {SHARD} is damaged: its checksum"),
+    (lambda raw: raw.delete(RECORDS, record_key(1)), rf"Record 1 of {SHARD} is damaged: it is missing\."),
+    (lambda raw: raw.delete(RECORDS, record_key(2)), rf"Record 2 of {SHARD} is damaged: it is missing\."),
+    (
+        lambda raw: put_record(raw, 1, START_MS + 9),
+        rf"Record 2 of {SHARD} arrived before the one in front of it\.",
+    ),
+    (
+        lambda raw: change_counter(raw, lambda counter: counter._replace(last_arrival_ms=START_MS + 2)),
+        rf"{SHARD} has a record that arrived after its counter's last arrival\.",
+    ),
+    (lambda raw: put_record(raw, 3, START_MS + 3), rf"{SHARD} holds a record 3 that its counter does not know\."),
+    (
+        lambda raw: change_counter(raw, lambda counter: counter._replace(first_sequence=1)),
+        rf"{SHARD} holds a record 0 that its counter does not know\.",
+    ),
+    (lambda raw: raw.put(RECORDS, b"odd", b"v"), rf"{SHARD} holds a record \d+ that its counter does not know\."),
+    (lambda raw: raw.put(RECORDS, bytes(3), b"v"), rf"{SHARD} holds a record 0 that its counter does not know\."),
+    (lambda raw: raw.put(b"records/9/0", record_key(0), b""), r"The database records/9/0 belongs to no stream\."),
+    (lambda raw: raw.put(b"records/1/1", record_key(0), b""), r"The database records/1/1 belongs to no stream\."),
+    (lambda raw: raw.put(b"what is this", b"k", b"v"), r"The database what is this belongs to no stream\."),
+    (
+        lambda raw: raw.put(b"counters", counter_key(NUMBER, 1), encode_counter(NUMBER, 1, ShardCounter())),
+        r"The counter b'.*' belongs to no stream\.",
+    ),
+    (lambda raw: raw.put(b"counters", b"odd", b"v"), r"The counter b'odd' belongs to no stream\."),
+    (
+        lambda raw: raw.put(b"format", SHARD_COUNT_KEY, encode_format_value(SHARD_COUNT_KEY, 4)),
+        r"The store counts 4 shards, its streams have another number\.",
+    ),
+    (
+        lambda raw: raw.put(b"format", NEXT_STREAM_NUMBER_KEY, encode_format_value(NEXT_STREAM_NUMBER_KEY, 2)),
+        r"Stream t has number 2, which a new stream would get too\.",
+    ),
+    (
+        lambda raw: change_stream(raw, "t", lambda stream: replace(stream, number=NUMBER)),
+        r"Two streams have the same number\.",
+    ),
+    (lambda raw: raw.flip_last_bit(b"format", SHARD_COUNT_KEY), r"The store is damaged: "),
+    (lambda raw: raw.delete(b"format", NEXT_STREAM_NUMBER_KEY), r"The store is damaged: b'next_stream_number' is miss"),
+    (lambda raw: raw.flip_last_bit(b"format", b"version"), r"The store is damaged: .*format/version"),
+    (lambda raw: raw.flip_last_bit(b"format", b"dialect"), r"The store is damaged: .*format/dialect"),
+    (lambda raw: raw.flip_last_bit(b"format", b"secret"), r"The store is damaged: .*format/secret"),
+]
+
+
+@pytest.mark.parametrize(("damage", "sentence"), DAMAGES, ids=[sentence for _, sentence in DAMAGES])
+def test_each_kind_of_damage_is_found_and_told_in_a_sentence(
+    path: Path, damage: Callable[[RawStore], None], sentence: str
+) -> None:
+    with behind_the_back_of(path) as raw:
+        damage(raw)
+    problems = check_store(path)
+    assert any(re.match(sentence, problem) for problem in problems), problems
+    assert all(problem.endswith(".") for problem in problems)
+
+
+def sentences_in_the_source() -> Generator[str]:
+    """Yield the constant parts of every sentence that check.py itself can say."""
+    for node in ast.walk(ast.parse(inspect.getsource(streamstore.check))):
+        if isinstance(node, ast.Yield) and isinstance(node.value, (ast.JoinedStr, ast.Constant)):
+            values = node.value.values if isinstance(node.value, ast.JoinedStr) else [node.value]
+            parts = [value.value for value in values if isinstance(value, ast.Constant)]
+            yield max((part for part in parts if isinstance(part, str)), key=len)
+
+
+def test_every_sentence_of_check_is_produced_above() -> None:
+    patterns = " ".join(sentence.replace("\\", "") for _, sentence in DAMAGES)
+    said = list(sentences_in_the_source())
+    assert len(said) >= 12
+    assert [sentence for sentence in said if sentence.strip() not in patterns] == []
+
+
+def test_every_damaged_record_is_named_not_only_the_first(path: Path) -> None:
+    with behind_the_back_of(path) as raw:
+        raw.flip_last_bit(RECORDS, record_key(0))
+        raw.delete(RECORDS, record_key(2))
+    assert [problem.split(" is damaged")[0] for problem in check_store(path)] == [
+        f"Record 0 of {SHARD}",
+        f"Record 2 of {SHARD}",
+    ]
+
+
+def test_arrival_times_are_compared_across_a_damaged_record(path: Path) -> None:
+    with behind_the_back_of(path) as raw:
+        put_record(raw, 0, START_MS + 9)
+        raw.delete(RECORDS, record_key(1))
+    assert f"Record 2 of {SHARD} arrived before the one in front of it." in check_store(path)
+
+
+def test_a_sound_store_has_no_problems_whatever_was_done_to_it(store: StreamStore, clock: Clock) -> None:
+    store.create_stream("s", shard_count=2, write_quota_kb_per_sec=128)
+    for key in "kabe":
+        clock.advance(-1)
+        store.put_record("s", b"", key)
+    store.delete_stream("s")
+    store.create_stream("s", shard_count=3)
+    store.put_record("s", b"", "k")
+    store.close()
+    assert check_store(store.path) == []
+
+
+def test_checking_changes_nothing(path: Path) -> None:
+    before = (path / "data.mdb").read_bytes()
+    check_store(path)
+    assert (path / "data.mdb").read_bytes() == before
+
+
+def test_where_there_is_no_store_there_is_nothing_to_check(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFoundError):
+        check_store(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()

@@ -1,0 +1,207 @@
+"""The walls of the house: who may import whom, who may read the clock, and what may lie where.
+
+A room that is not in ``MAY_IMPORT`` fails the first test: whoever adds one decides here what it may see.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "streamstore"
+
+FOUNDATIONS = {"errors", "limits", "dialect", "model"}
+PURE_RULES = {"validate", "routing", "iterator"}
+ENGINE_ROOMS = {"engine", "folder", "process"}  # one environment, its folder, and its place in the process
+IN_A_TRANSACTION = {"streams", "shards"}
+
+# What each room may import of the package. Nothing else, whatever the need: move the code instead.
+MAY_IMPORT = {
+    "errors": set[str](),
+    "limits": set[str](),
+    "dialect": {"limits"},
+    "model": set[str](),
+    "validate": FOUNDATIONS | {"routing"},
+    "routing": FOUNDATIONS,
+    "iterator": FOUNDATIONS,
+    "disk_format": {"errors", "limits", "model"},
+    "engine": {"errors", "limits", "model"} | ENGINE_ROOMS,
+    "folder": {"errors", "limits", "model"} | ENGINE_ROOMS,
+    "process": {"errors", "limits", "model"} | ENGINE_ROOMS,
+    "streams": FOUNDATIONS | {"routing", "disk_format", "engine"},
+    "shards": FOUNDATIONS | {"routing", "disk_format", "engine", "streams"},
+    "writer": FOUNDATIONS | ENGINE_ROOMS | {"shards"},
+    "check": FOUNDATIONS | IN_A_TRANSACTION | {"disk_format", "engine"},
+    "store": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"disk_format", "engine", "writer"},
+    "__init__": {"errors", "model", "store"},
+}
+MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack"}}
+CLI_MAY_IMPORT_FROM_OUTSIDE = {"typer", "rich"}
+
+CLOCKS = {
+    "time": {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "localtime", "gmtime"},
+    "datetime": {"now", "utcnow", "today"},
+    "date": {"today"},
+}
+MAY_READ_CLOCKS = {
+    "store": {"time.time_ns"},  # the clock of the service
+    "folder": {"time.monotonic"},  # how long to wait for another process to open or leave
+}
+
+BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
+TOP_LEVEL = {"pyproject.toml", "README.md", "streamstore", "tests", "benchmarks", "tools"}
+TEST_SUPPORT = {"__init__", "conftest", "reference", "damage", "children"}
+
+Source = tuple[str, ast.Module, str]
+
+
+def source_of(path: Path) -> Source:
+    text = path.read_text(encoding="utf-8")
+    return path.relative_to(ROOT).as_posix(), ast.parse(text), text
+
+
+CORE = [source_of(path) for path in sorted(PACKAGE.glob("*.py"))]
+CLI = [source_of(path) for path in sorted((PACKAGE / "cli").rglob("*.py"))]
+TESTS = [source_of(path) for path in sorted((ROOT / "tests").glob("*.py"))]
+
+
+def name_of(source: Source) -> str:
+    return source[0]
+
+
+def room_of(source: Source) -> str:
+    return Path(source[0]).stem
+
+
+def imported(module: ast.Module) -> Iterator[str]:
+    """Yield the dotted name of everything that is imported; a name out of a package counts as one of its modules."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module or ""
+            if node.module == "streamstore":
+                yield from (f"streamstore.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(module: ast.Module) -> set[str]:
+    parts = [name.split(".") for name in imported(module)]
+    rooms = {part[1] if len(part) > 1 else "__init__" for part in parts if part[0] == "streamstore"}
+    return rooms & (MAY_IMPORT.keys() | {"cli"})
+
+
+def imported_from_outside(module: ast.Module) -> set[str]:
+    tops = {name.split(".")[0] for name in imported(module)}
+    return tops - set(sys.stdlib_module_names) - {"streamstore"}
+
+
+def clocks_read(module: ast.Module) -> set[str]:
+    names = {
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(module)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.attr in CLOCKS.get(node.value.id, set())
+    }
+    for node in ast.walk(module):
+        if isinstance(node, ast.ImportFrom) and node.module == "time":
+            names |= {f"time.{alias.name}" for alias in node.names}
+    return names
+
+
+def tracked_files() -> list[str]:
+    """Return the files of the repository; outside of one, those that are no products of the tools."""
+    try:
+        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no git here")
+    return listed.splitlines()
+
+
+def test_every_room_has_its_walls() -> None:
+    assert {room_of(source) for source in CORE} == MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("source", CORE, ids=name_of)
+def test_no_room_imports_through_a_wall(source: Source) -> None:
+    assert rooms_imported(source[1]) - MAY_IMPORT[room_of(source)] == set()
+
+
+@pytest.mark.parametrize("source", CORE, ids=name_of)
+def test_only_the_engine_imports_lmdb_and_only_the_format_msgpack(source: Source) -> None:
+    assert imported_from_outside(source[1]) - MAY_IMPORT_FROM_OUTSIDE.get(room_of(source), set()) == set()
+
+
+@pytest.mark.parametrize("source", CLI, ids=name_of)
+def test_the_command_sees_the_front_door_only(source: Source) -> None:
+    assert rooms_imported(source[1]) <= {"__init__", "cli"}
+    assert imported_from_outside(source[1]) <= CLI_MAY_IMPORT_FROM_OUTSIDE
+
+
+def test_the_walls_are_without_a_circle() -> None:
+    """Rooms of the engine may see each other; all other rooms stand above what they import."""
+    above: dict[str, set[str]] = {room: seen - ENGINE_ROOMS - {room} for room, seen in MAY_IMPORT.items()}
+    while ground := [room for room, seen in above.items() if not seen]:
+        above = {room: seen - set(ground) for room, seen in above.items() if room not in ground}
+    assert above == {}
+
+
+@pytest.mark.parametrize("source", CORE, ids=name_of)
+def test_only_the_operations_read_the_clock(source: Source) -> None:
+    assert clocks_read(source[1]) - MAY_READ_CLOCKS.get(room_of(source), set()) == set()
+
+
+@pytest.mark.parametrize("source", CORE + CLI, ids=name_of)
+def test_no_type_is_any(source: Source) -> None:
+    names = {node.id for node in ast.walk(source[1]) if isinstance(node, ast.Name)}
+    names |= {node.attr for node in ast.walk(source[1]) if isinstance(node, ast.Attribute)}
+    names |= {alias.name for node in ast.walk(source[1]) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert "Any" not in names
+
+
+@pytest.mark.parametrize("source", CORE, ids=name_of)
+def test_the_package_prints_nothing(source: Source) -> None:
+    calls = [node.func for node in ast.walk(source[1]) if isinstance(node, ast.Call)]
+    assert "print" not in {call.id for call in calls if isinstance(call, ast.Name)}
+    assert "sys.stdout" not in source[2]
+    assert "sys.stderr" not in source[2]
+
+
+@pytest.mark.parametrize("source", CORE + CLI, ids=name_of)
+def test_nothing_is_left_to_do(source: Source) -> None:
+    assert re.findall(r"\b(TODO|FIXME|XXX|HACK)\b", source[2]) == []
+
+
+@pytest.mark.parametrize("source", CORE + CLI, ids=name_of)
+def test_every_module_says_what_it_is_for(source: Source) -> None:
+    assert ast.get_docstring(source[1])
+
+
+@pytest.mark.parametrize("source", TESTS, ids=name_of)
+def test_every_test_module_is_named_as_one_and_says_what_it_is_for(source: Source) -> None:
+    room = room_of(source)
+    assert room.startswith("test_") or room in TEST_SUPPORT
+    assert room == "__init__" or ast.get_docstring(source[1])
+
+
+@pytest.mark.parametrize("source", TESTS, ids=name_of)
+def test_the_name_of_a_test_states_a_law(source: Source) -> None:
+    """A law is a sentence: ``test_put`` is none."""
+    functions = [node.name for node in ast.walk(source[1]) if isinstance(node, ast.FunctionDef)]
+    assert [name for name in functions if name.startswith("test_") and name.count("_") < 3] == []
+
+
+def test_no_module_is_named_after_nothing() -> None:
+    stems = {part.removesuffix(".py") for name in tracked_files() for part in Path(name).parts}
+    assert stems & BANNED_NAMES == set()
+
+
+def test_the_top_of_the_repository_holds_what_it_must_and_nothing_else() -> None:
+    tops = {Path(name).parts[0] for name in tracked_files()}
+    assert {top for top in tops if not top.startswith(".")} == TOP_LEVEL
