@@ -245,7 +245,7 @@ class Writer:
         self._thread.join()
         self._engine.close()
 
-   def _commit_alone(self, request: Request[T]) -> bool:
+    def _commit_alone(self, request: Request[T]) -> bool:
         """Commit the request on this thread. False: the writer thread must do it, nothing was stored."""
         ident = threading.get_ident()
         with self._turn:

@@ -37,8 +37,10 @@ MAY_IMPORT = {
     "shards": FOUNDATIONS | {"routing", "disk_format", "engine", "streams"},
     "writer": FOUNDATIONS | ENGINE_ROOMS | {"shards"},
     "check": FOUNDATIONS | IN_A_TRANSACTION | {"disk_format", "engine"},
-    "store": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"disk_format", "engine", "writer"},
-    "__init__": {"errors", "model", "store"},
+    "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
+    "store": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"disk_format", "engine", "ingest", "writer"},
+    "aio": FOUNDATIONS | {"store", "writer"},
+    "__init__": {"errors", "model", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack"}}
 CLI_MAY_IMPORT_FROM_OUTSIDE = {"typer", "rich"}
