@@ -1,0 +1,13 @@
+# What the benchmarks use of persist-queue, which annotates with Any. Items are the bytes that were put.
+from typing import TypedDict
+
+class _Row(TypedDict):
+    id: int
+    data: bytes
+    timestamp: float
+
+class SQLiteQueue:
+    def __init__(self, path: str, *, multithreading: bool = ..., auto_commit: bool = ...) -> None: ...
+    def put(self, item: bytes) -> int: ...
+    def queue(self) -> list[_Row]: ...
+    def close(self) -> None: ...
