@@ -1,0 +1,50 @@
+"""Where the figures were made: what a reader must know to compare them with others. Nothing that names the machine."""
+
+import os
+import platform
+import sqlite3
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from streamstore.folder import filesystem_of
+
+__all__ = ["MEMORY_FILESYSTEMS", "describe_machine", "describe_versions", "filesystem_under"]
+
+MEMORY_FILESYSTEMS: Final = ("tmpfs", "ramfs")
+PACKAGES: Final = {"lmdb": "py-lmdb", "msgpack": "msgpack", "rocksdict": "rocksdict", "persist-queue": "persist-queue"}
+
+
+def filesystem_under(folder: Path) -> str:
+    return filesystem_of(folder, Path("/proc/self/mountinfo").read_text())
+
+
+def describe_machine(folder: Path) -> dict[str, str]:
+    return {
+        "processor": _value("/proc/cpuinfo", "model name") or platform.machine(),
+        "CPUs": str(len(os.sched_getaffinity(0))),
+        "memory": f"{int(_value('/proc/meminfo', 'MemTotal').split()[0]) / 2**20:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "filesystem": filesystem_under(folder),
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    versions = {"Python": platform.python_version(), "SQLite": sqlite3.sqlite_version}
+    versions["LMDB"] = ".".join(map(str, lmdb.version()))
+    for package, shown in PACKAGES.items():
+        try:
+            versions[shown] = version(package)
+        except PackageNotFoundError:
+            versions[shown] = "not installed"
+    return versions
+
+
+def _value(path: str, name: str) -> str:
+    for line in Path(path).read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""
