@@ -1,13 +1,14 @@
-"""Many records of one producer: batches on their way one behind the other, none stored before the one in front of it.
+"""Many records of one producer, in order, batched by the speed of the disk.
 
-While the writer commits a batch, the next is validated here. A batch stores nothing unless the one in front of it is
-stored whole, so what is stored is always a run of records from the first on, in every shard.
+The producer lays its records into a queue; each commit takes what lies there. So a slow producer's records are stored
+one by one at once, a fast one's in large batches, and while the writer commits, the next records are validated. A
+commit takes nothing unless everything in front of it is stored, so what is stored is always a run of records from the
+first on, in every shard.
 """
 
-import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from streamstore.errors import ProvisionedThroughputExceededException, StreamStoreError
@@ -18,34 +19,38 @@ from streamstore.writer import WaitingRequest, Writer
 
 __all__ = ["Ingestion"]
 
-BATCH_RECORDS_MAX: Final = 2_000
-BATCH_BYTES_MAX: Final = 4 * 1_048_576
-BATCHES_ON_THE_WAY_MAX: Final = 2
+ON_THE_WAY_RECORDS_MAX: Final = 4_000
+ON_THE_WAY_BYTES_MAX: Final = 8 * 1_048_576
 
 
 class _FrontIncompleteError(StreamStoreError):
-    """The batch in front of this one was not stored whole, so nothing of this one was."""
+    """What is in front was not stored whole, so nothing behind it was."""
 
 
 class _Batch:
-    """Records to store, unless the batch in front of them fails."""
+    """What one commit takes from the queue."""
 
-    def __init__(self, stream_name: str, records: list[NewRecord], front: "_Batch | None") -> None:
-        self.records = records
+    def __init__(self, stream_name: str, queue: deque[NewRecord], front: "_Batch | None") -> None:
+        self.records: list[NewRecord] = []
+        self.is_taken = False
         self._stream_name = stream_name
+        self._queue = queue
         self._front = front
-        self.data_bytes = sum(len(record.data) for record in records)
-        self.request = WaitingRequest(self._put, self.data_bytes)
+        self.request = WaitingRequest(self._put, payload_bytes=0)
 
     def is_stored_whole(self) -> bool:
         return self.request.error is None and not any(map(_is_throttled, self.request.result))
 
-    def settled(self) -> None:
-        self._front = None  # or the batches would hold each other for ever
+    def forget_front(self) -> None:
+        self._front = None  # or every batch would hold all those in front of it
 
     def _put(self, appender: ShardAppender) -> list[PutOutcome]:
         if self._front is not None and not self._front.is_stored_whole():
-            raise _FrontIncompleteError("The batch in front of this one was not stored whole.")
+            raise _FrontIncompleteError("What is in front was not stored whole.")
+        # First this, then the taking: a record that the producer lays down before it looks is taken here.
+        self.is_taken = True
+        while self._queue:
+            self.records.append(self._queue.popleft())
         return appender.put_all(self._stream_name, self.records)
 
 
@@ -63,81 +68,81 @@ class Ingestion:
         self._stream_name = stream_name
         self._clock = clock
         self._on_stored = on_stored
-        self._on_the_way: deque[_Batch] = deque()
-        self._record_count = 0
-        self._data_bytes = 0
+        self._queue: deque[NewRecord] = deque()
+        self._batches: deque[_Batch] = deque()
+        self._sent_records = 0
+        self._sent_bytes = 0
+        self._stored_records = 0
+        self._stored_bytes = 0
         self._shard_ids: set[str] = set()
 
     def run(self, entries: Iterable[object]) -> IngestResult:
+        """Store the entries. Whatever ends this, what was sent is settled first."""
         try:
             try:
-                for records in self._batches(entries):
-                    if len(self._on_the_way) >= BATCHES_ON_THE_WAY_MAX:
+                for index, entry in enumerate(entries):
+                    self._send(parse_entry(entry, index, sent_ms=self._clock()))
+                    while self._batches and (self._batches[0].request.is_answered() or self._is_too_much_on_the_way()):
                         self._settle_first()
-                    self._send(records)
             finally:
-                while self._on_the_way:
+                while self._batches or self._queue:
+                    self._ensure_a_batch_comes()
                     self._settle_first()
         except BaseException as error:
-            error.add_note(f"The first {self._record_count:,} records are stored.")
+            error.add_note(f"The first {self._stored_records:,} records are stored.")
             raise
         return self._stored()
 
-    def _batches(self, entries: Iterable[object]) -> Iterator[list[NewRecord]]:
-        """Yield the valid records. What stands in front of a bad entry is yielded before that is refused."""
-        numbered = enumerate(entries)
-        failure: Exception | None = None
-        while failure is None:
-            batch: list[NewRecord] = []
-            batch_bytes = 0
-            try:
-                for index, entry in numbered:
-                    record = parse_entry(entry, index, sent_ms=self._clock())
-                    batch.append(record)
-                    batch_bytes += len(record.data)
-                    if len(batch) >= BATCH_RECORDS_MAX or batch_bytes >= BATCH_BYTES_MAX:
-                        break
-            except Exception as error:
-                failure = error
-            if batch:
-                yield batch
-            elif failure is None:
-                return
-        raise failure
+    def _send(self, record: NewRecord) -> None:
+        self._queue.append(record)
+        self._sent_records += 1
+        self._sent_bytes += len(record.data)
+        self._ensure_a_batch_comes()
 
-    def _send(self, records: list[NewRecord]) -> None:
-        batch = _Batch(self._stream_name, records, front=self._on_the_way[-1] if self._on_the_way else None)
-        self._writer.submit(batch.request)
-        self._on_the_way.append(batch)
+    def _ensure_a_batch_comes(self) -> None:
+        """See to it that what lies in the queue is taken."""
+        last = self._batches[-1] if self._batches else None
+        if last is None or last.is_taken:
+            batch = _Batch(self._stream_name, self._queue, front=last)
+            self._batches.append(batch)
+            self._writer.submit(batch.request)
+
+    def _is_too_much_on_the_way(self) -> bool:
+        return (
+            self._sent_records - self._stored_records >= ON_THE_WAY_RECORDS_MAX
+            or self._sent_bytes - self._stored_bytes >= ON_THE_WAY_BYTES_MAX
+        )
 
     def _settle_first(self) -> None:
-        """Wait until the first batch is stored whole."""
-        batch = self._on_the_way[0]
+        """Wait for the first batch, and count what it stored. What its quota refused goes back in front."""
+        batch = self._batches[0]
         try:
             outcomes = batch.request.wait()
         except StreamStoreError:
-            self._take_back()
+            self._give_up()
             raise
+        batch.forget_front()
         throttled = self._count(batch, outcomes)
         if throttled is None:
-            self._on_the_way.popleft()
-            batch.settled()
+            self._batches.popleft()
             return
         left = [record for record, outcome in zip(batch.records, outcomes, strict=True) if _is_throttled(outcome)]
-        _, *behind = self._take_back()
+        self._withdraw_batches()
         time.sleep(throttled.retry_after_ms / 1000)
-        now_ms = self._clock()  # they are sent again: their quota and arrival are of now
-        for records in (left, *behind):
-            self._send([record._replace(sent_ms=now_ms) for record in records])
+        now_ms = self._clock()  # sent again: their quota and their arrival are of now
+        waiting = [record._replace(sent_ms=now_ms) for record in (*left, *self._queue)]
+        self._queue.clear()
+        self._queue.extend(waiting)
 
-    def _take_back(self) -> list[list[NewRecord]]:
-        """Return the records of the batches on their way. Those behind the first store nothing."""
-        batches = list(self._on_the_way)
-        for batch in batches[1:]:
-            with contextlib.suppress(StreamStoreError):
-                batch.request.wait()
-        self._on_the_way.clear()
-        return [batch.records for batch in batches]
+    def _withdraw_batches(self) -> None:
+        """Wait until no batch can take anything any more. Those behind an incomplete one take nothing."""
+        for batch in list(self._batches)[1:]:
+            batch.request.wait_for_answer()
+        self._batches.clear()
+
+    def _give_up(self) -> None:
+        self._withdraw_batches()
+        self._queue.clear()
 
     def _count(self, batch: _Batch, outcomes: list[PutOutcome]) -> ProvisionedThroughputExceededException | None:
         """Count what was stored and tell about it. Returns the first refusal."""
@@ -146,8 +151,8 @@ class Ingestion:
             if isinstance(outcome, ProvisionedThroughputExceededException):
                 throttled = throttled or outcome
             else:
-                self._record_count += 1
-                self._data_bytes += len(record.data)
+                self._stored_records += 1
+                self._stored_bytes += len(record.data)
                 assert outcome.shard_id is not None
                 self._shard_ids.add(outcome.shard_id)
         if self._on_stored is not None:
@@ -155,7 +160,7 @@ class Ingestion:
         return throttled
 
     def _stored(self) -> IngestResult:
-        return IngestResult(self._record_count, self._data_bytes, frozenset(self._shard_ids))
+        return IngestResult(self._stored_records, self._stored_bytes, frozenset(self._shard_ids))
 
 
 def _is_throttled(outcome: PutOutcome) -> bool:

@@ -81,13 +81,20 @@ class WaitingRequest(Request[T_co]):
 
         An interrupt ends the waiting, not the request: that is then stored or not, and nobody else notices.
         """
-        self._answered.acquire()
+        self.wait_for_answer()
         if self.error is not None:
             try:
                 raise self.error
             finally:
                 del self  # the error's traceback holds this frame: no cycle
         return self.result
+
+    def wait_for_answer(self) -> None:
+        with self._answered:
+            pass
+
+    def is_answered(self) -> bool:
+        return not self._answered.locked()
 
     def answer(self, wake_ups: WakeUps) -> None:
         del wake_ups  # each thread is woken for itself

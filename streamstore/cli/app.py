@@ -10,8 +10,8 @@ from typing import Annotated, Final
 import typer
 
 from streamstore import (
-    ProvisionedThroughputExceededException,
-    PutRecordResult,
+    IngestResult,
+    PutRecordsEntry,
     ResourceInUseException,
     ResourceNotFoundException,
     StoreNotFoundError,
@@ -101,9 +101,7 @@ def streamstore(
 class PutTally:
     """What has been acknowledged so far: with ``sync`` "full", what no failure can take back."""
 
-    records: int = 0
-    data_bytes: int = 0
-    shard_ids: set[str] = field(default_factory=set[str])
+    stored: IngestResult = field(default_factory=lambda: IngestResult(0, 0, frozenset()))
 
 
 @app.command(epilog=PUT_EXAMPLES)
@@ -148,19 +146,22 @@ def put(
                     put_lines(opened, stream, read_lines(source), partition_key, explicit_hash_key, tally, progress)
         except KeyboardInterrupt as error:
             raise Interrupted(
-                f"interrupted; {tally.records:,} records were acknowledged, and the one under way may be stored too."
+                f"interrupted; {tally.stored.record_count:,} records were acknowledged, and some behind them may be "
+                "stored."
             ) from error
         except (StreamStoreError, CommandError) as error:
-            if tally.records > 0:
-                raise CommandError(f"{error} The {tally.records:,} records before it were acknowledged.") from error
+            records = tally.stored.record_count
+            if records > 0:
+                raise CommandError(f"{error} The {records:,} records before it were acknowledged.") from error
             if isinstance(error, (StoreNotFoundError, ResourceNotFoundException)):
                 raise CommandError(f"{error} Or let put make it, with --create.") from error
             raise
     seconds = time.monotonic() - started_s
+    stored = tally.stored
     say(
-        f"stored {plural(tally.records, 'record')}, {plural(tally.data_bytes, 'byte')}, "
-        f"in {plural(len(tally.shard_ids), 'shard')}: "
-        f"{seconds:.2f} s, {tally.records / seconds:,.0f} records/s"
+        f"stored {plural(stored.record_count, 'record')}, {plural(stored.data_bytes, 'byte')}, "
+        f"in {plural(len(stored.shard_ids), 'shard')}: "
+        f"{seconds:.2f} s, {stored.record_count / seconds:,.0f} records/s"
     )
 
 
@@ -182,27 +183,25 @@ def put_lines(
     tally: PutTally,
     progress: LineProgress,
 ) -> None:
-    """Put one line after the other: only a put that has returned fixes the place of its record before the next."""
-    bytes_done = 0
-    for line_number, line in enumerate(lines, start=1):
-        key = partition_key_of_line(line_number) if partition_key is None else partition_key
-        result = put_when_quota_allows(store, stream, record_data(line), key, explicit_hash_key)
-        tally.records = line_number
-        tally.data_bytes += len(record_data(line))
-        tally.shard_ids.add(result.shard_id)
-        bytes_done += len(line)
-        progress.show(bytes_done=bytes_done, records=line_number)
-    progress.finish(bytes_done=bytes_done, records=tally.records)
+    """Put one line after the other, and keep the tally of those that are stored."""
 
+    def count(stored: IngestResult) -> None:
+        tally.stored = stored
+        progress.show(bytes_done=stored.data_bytes + stored.record_count, records=stored.record_count)
 
-def put_when_quota_allows(
-    store: StreamStore, stream: str, data: bytes, partition_key: str, explicit_hash_key: str | None
-) -> PutRecordResult:
-    while True:
-        try:
-            return store.put_record(stream, data, partition_key, explicit_hash_key=explicit_hash_key)
-        except ProvisionedThroughputExceededException as throttled:
-            time.sleep(throttled.retry_after_ms / 1000)
+    store.ingest(
+        stream,
+        (
+            PutRecordsEntry(
+                record_data(line),
+                partition_key_of_line(line_number) if partition_key is None else partition_key,
+                explicit_hash_key,
+            )
+            for line_number, line in enumerate(lines, start=1)
+        ),
+        on_stored=count,
+    )
+    progress.finish(bytes_done=tally.stored.data_bytes + tally.stored.record_count, records=tally.stored.record_count)
 
 
 @app.command(epilog=GET_EXAMPLES)
