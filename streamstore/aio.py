@@ -41,7 +41,7 @@ class _Outbox:
     """Answers on their way to one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._answered: deque[_LoopRequest[object]] = deque()
 
     def add(self, request: "_LoopRequest[object]", wake_ups: WakeUps) -> None:
@@ -50,7 +50,7 @@ class _Outbox:
 
     def _wake_loop(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._deliver)
+            self.loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         while self._answered:
@@ -62,11 +62,9 @@ class _LoopRequest(Request[T_co]):
 
     __slots__ = ("_outbox", "future")
 
-    def __init__(
-        self, change: Change[T_co], payload_bytes: int, loop: asyncio.AbstractEventLoop, outbox: _Outbox
-    ) -> None:
+    def __init__(self, change: Change[T_co], payload_bytes: int, outbox: _Outbox) -> None:
         super().__init__(change, payload_bytes)
-        self.future: asyncio.Future[T_co] = loop.create_future()
+        self.future: asyncio.Future[T_co] = outbox.loop.create_future()
         self._outbox = outbox
 
     def answer(self, wake_ups: WakeUps) -> None:
@@ -112,6 +110,7 @@ class AsyncStreamStore:
         )
         self._opened: StreamStore | None = None
         self._outboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Outbox] = weakref.WeakKeyDictionary()
+        self._last_outbox: _Outbox | None = None
 
     async def __aenter__(self) -> Self:
         self._opened = await asyncio.to_thread(self._open)
@@ -235,9 +234,9 @@ class AsyncStreamStore:
 
     async def _submit(self, change: Change[T], payload_bytes: int) -> T:
         loop = asyncio.get_running_loop()
-        outbox = self._outboxes.get(loop)
-        if outbox is None:
-            outbox = self._outboxes[loop] = _Outbox(loop)
-        request = _LoopRequest(change, payload_bytes, loop, outbox)
+        outbox = self._last_outbox
+        if outbox is None or outbox.loop is not loop:
+            outbox = self._last_outbox = self._outboxes.get(loop) or self._outboxes.setdefault(loop, _Outbox(loop))
+        request = _LoopRequest(change, payload_bytes, outbox)
         self._store.submit(request)
         return await request.future

@@ -26,7 +26,15 @@ from zlib import crc32
 
 import msgpack
 
-from streamstore.model import HashKeyRange, Record, ShardCounter, StoredShard, StoredStream, StreamNumber
+from streamstore.model import (
+    HashKeyRange,
+    Record,
+    ShardCounter,
+    StoredShard,
+    StoredStream,
+    StreamNumber,
+    new_named_tuple,
+)
 
 FORMAT_VERSION: Final = 1
 STORE_SECRET_BYTES: Final = 32
@@ -49,11 +57,6 @@ _COUNTER: Final = struct.Struct(">QQQQQ")
 _HASH_KEY_BYTES: Final = 16
 # Whatever it returns is proven by what is done with it.
 _unpack_fields: Final = cast(Callable[[bytes], Iterable[object]], msgpack.unpackb)
-# What a named tuple's own constructor calls, at half the price.
-_new_record: Final = cast(
-    Callable[[type[Record], tuple[str, str, bytes, int]], Record],
-    tuple.__new__,  # pyright: ignore[reportUnknownMemberType]
-)
 _CRC_BYTES: Final = _CRC.size
 
 
@@ -200,7 +203,7 @@ class RecordFormat:
                 raise DamagedValueError(f"it is not a record: {type(error).__name__}") from error
             if type(arrival_ms) is not int or type(partition_key) is not str or type(data) is not bytes:
                 raise DamagedValueError("its fields are not those of a record")
-            yield _new_record(Record, (str(sequence), partition_key, data, arrival_ms))
+            yield new_named_tuple(Record, (str(sequence), partition_key, data, arrival_ms))
             sequence += 1
 
 

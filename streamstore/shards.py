@@ -44,6 +44,8 @@ from streamstore.model import (
     ShardCounter,
     StoredStream,
     StreamNumber,
+    bytes_of_record,
+    new_named_tuple,
 )
 from streamstore.streams import KnownShard, KnownStream, StreamCatalog
 
@@ -110,6 +112,27 @@ class _OpenShard:
         return ShardCounter(self._first_sequence, self.next_sequence, self.last_arrival_ms, *self._quotas_full_at_us)
 
 
+class _OpenStream:
+    """A stream that this transaction puts records into."""
+
+    __slots__ = ("_open_shard", "_shard_index_of", "_stream", "_targets")
+
+    def __init__(self, stream: KnownStream, open_shard: Callable[[KnownStream, int], _OpenShard]) -> None:
+        self._stream = stream
+        self._shard_index_of = stream.router.shard_index_of
+        self._open_shard = open_shard
+        self._targets: dict[int, tuple[str, Callable[[NewRecord], int]]] = {}
+
+    def target(self, hash_key: int) -> tuple[str, Callable[[NewRecord], int]]:
+        """Return the id of the shard that a hash key belongs to, and what appends a record to it."""
+        shard_index = self._shard_index_of(hash_key)
+        target = self._targets.get(shard_index)
+        if target is None:
+            shard = self._open_shard(self._stream, shard_index)
+            target = self._targets[shard_index] = (shard.known.shard_id, shard.append)
+        return target
+
+
 class ShardAppender:
     """Puts records in one write transaction. Nothing is in the transaction before ``flush``."""
 
@@ -118,36 +141,30 @@ class ShardAppender:
         self._catalog = catalog
         self._dialect = dialect
         self._shards: dict[KnownShard, _OpenShard] = {}
-        self._streams: dict[str, KnownStream] = {}
+        self._streams: dict[str, _OpenStream] = {}
 
     def put(self, stream_name: str, record: NewRecord) -> PutRecordResult:
         """Number the record in the shard of its hash key. A refusal leaves the transaction as it was."""
-        stream = self._stream(stream_name)
-        shard = self._shard(stream, stream.router.shard_index_of(record.hash_key))
-        return PutRecordResult(shard.known.shard_id, str(shard.append(record)))
+        shard_id, append = self._stream(stream_name).target(record[2])
+        return new_named_tuple(PutRecordResult, (shard_id, str(append(record)), "NONE"))
 
     def put_all(self, stream_name: str, records: Iterable[NewRecord]) -> list[PutOutcome]:
         """Put the records in their order. A shard that refuses one for its quota refuses those behind it too."""
-        stream = self._stream(stream_name)
-        shard_index_of = stream.router.shard_index_of
+        target = self._stream(stream_name).target
         outcomes: list[PutOutcome] = []
-        shards: dict[int, tuple[str, Callable[[NewRecord], int]]] = {}
-        throttled: dict[int, ProvisionedThroughputExceededException] = {}
+        throttled: dict[str, ProvisionedThroughputExceededException] = {}
         for record in records:
-            shard_index = shard_index_of(record.hash_key)
-            if shard_index in throttled:
-                outcomes.append(throttled[shard_index])
+            shard_id, append = target(record[2])
+            if shard_id in throttled:
+                outcomes.append(throttled[shard_id])
                 continue
-            target = shards.get(shard_index)
-            if target is None:
-                shard = self._shard(stream, shard_index)
-                target = shards[shard_index] = (shard.known.shard_id, shard.append)
-            shard_id, append = target
             try:
-                outcomes.append(PutRecordsResultEntry(shard_id, str(append(record))))
+                sequence_number = str(append(record))
             except ProvisionedThroughputExceededException as error:
-                throttled[shard_index] = error
+                throttled[shard_id] = error
                 outcomes.append(error)
+            else:
+                outcomes.append(new_named_tuple(PutRecordsResultEntry, (shard_id, sequence_number, None, None)))
         return outcomes
 
     def flush(self) -> WriteTransaction:
@@ -168,10 +185,11 @@ class ShardAppender:
         self._streams.clear()
         return self._transaction
 
-    def _stream(self, stream_name: str) -> KnownStream:
+    def _stream(self, stream_name: str) -> _OpenStream:
         stream = self._streams.get(stream_name)
         if stream is None:
-            stream = self._streams[stream_name] = self._catalog.load(self._transaction, stream_name)
+            known = self._catalog.load(self._transaction, stream_name)
+            stream = self._streams[stream_name] = _OpenStream(known, self._shard)
         return stream
 
     def _shard(self, stream: KnownStream, shard_index: int) -> _OpenShard:
@@ -276,9 +294,7 @@ class ShardReader:
         bytes_left = GET_RECORDS_BYTES_MAX
         try:
             for record in self.records(start, stop):
-                partition_key = record[1]
-                key_bytes = len(partition_key) if partition_key.isascii() else len(partition_key.encode())
-                bytes_left -= len(record[2]) + key_bytes
+                bytes_left -= bytes_of_record(record)
                 if bytes_left < 0:
                     break
                 append(record)
@@ -339,7 +355,7 @@ def _charge(
     more than a full bucket is let through by a full one, and the shard then waits until it is paid for.
     """
     now_us = record.sent_ms * 1000
-    record_bytes = len(record.data) + len(record.partition_key.encode())
+    record_bytes = bytes_of_record(record)
     bytes_full_at_us, bytes_wait_us = _take(
         quotas_full_at_us[0],
         cost_us=-(-record_bytes * US_PER_SECOND // (kb_per_sec * BYTES_PER_KB)),

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeGuard, get_args
 
@@ -24,13 +25,22 @@ from streamstore.limits import (
     TIMESTAMP_AHEAD_MS_MAX,
     WRITE_QUOTA_KB_PER_SEC_CHOICES,
 )
-from streamstore.model import NewRecord, ShardIteratorType, StreamSettings, SyncMode
+from streamstore.model import (
+    NewRecord,
+    ShardIteratorType,
+    StreamSettings,
+    SyncMode,
+    bytes_of_record,
+    new_named_tuple,
+)
 from streamstore.routing import hash_key_of_partition_key
 
 # [0-9], because \d matches the digits of every script. Always used with fullmatch.
 HASH_KEY_PATTERN: Final = re.compile(r"0|([1-9][0-9]{0,38})")
 SEQUENCE_NUMBER_PATTERN: Final = re.compile(rf"0|([1-9][0-9]{{0,{SEQUENCE_NUMBER_DIGITS_MAX - 1}}})")
 SHARD_ID_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+
+PARTITION_KEYS_REMEMBERED: Final = 16_384
 
 SHARD_ITERATOR_TYPES: Final[tuple[str, ...]] = get_args(ShardIteratorType)
 SYNC_MODES: Final[tuple[str, ...]] = get_args(SyncMode)
@@ -46,20 +56,18 @@ def parse_new_record(
 ) -> NewRecord:
     """Return what put_record may store, with the hash key that decides its shard."""
     record_data = parse_data(data)
-    key = parse_partition_key(partition_key)
-    hash_key = parse_explicit_hash_key(explicit_hash_key)
-    ordering = (
-        None
-        if sequence_number_for_ordering is None
-        else parse_sequence_number("sequence_number_for_ordering", sequence_number_for_ordering)
-    )
-    return NewRecord(
-        partition_key=key,
-        data=record_data,
-        hash_key=hash_key_of_partition_key(key) if hash_key is None else hash_key,
-        sequence_number_for_ordering=ordering,
-        sent_ms=sent_ms,
-    )
+    # The exact type, because the memory must not ask a foreign class whether two keys are equal.
+    if type(partition_key) is str:
+        key, hash_key = partition_key, _hash_key_of_valid(partition_key)
+    else:
+        key = parse_partition_key(partition_key)
+        hash_key = hash_key_of_partition_key(key)
+    if explicit_hash_key is not None:
+        hash_key = parse_explicit_hash_key(explicit_hash_key)
+    ordering = None
+    if sequence_number_for_ordering is not None:
+        ordering = parse_sequence_number("sequence_number_for_ordering", sequence_number_for_ordering)
+    return new_named_tuple(NewRecord, (key, record_data, hash_key, ordering, sent_ms))
 
 
 def parse_entries(records: object, *, sent_ms: int) -> list[NewRecord]:
@@ -74,7 +82,7 @@ def parse_entries(records: object, *, sent_ms: int) -> list[NewRecord]:
     total_bytes = 0
     for index, entry in enumerate(records):
         new_record = parse_entry(entry, index, sent_ms=sent_ms)
-        total_bytes += len(new_record.data) + len(new_record.partition_key.encode())
+        total_bytes += bytes_of_record(new_record)
         new_records.append(new_record)
     if total_bytes > PUT_RECORDS_BYTES_MAX:
         raise InvalidArgumentException(
@@ -88,11 +96,13 @@ def parse_entries(records: object, *, sent_ms: int) -> list[NewRecord]:
 def parse_entry(entry: object, index: int, *, sent_ms: int) -> NewRecord:
     """Return the record of a ``PutRecordsEntry`` or of a tuple like it."""
     try:
-        data, partition_key, explicit_hash_key = _fields_of_entry(entry)
-        key = parse_partition_key(partition_key)
-        hash_key = parse_explicit_hash_key(explicit_hash_key)
-        return NewRecord(
-            key, parse_data(data), hash_key_of_partition_key(key) if hash_key is None else hash_key, None, sent_ms
+        data, partition_key, *rest = _fields_of_entry(entry)
+        return parse_new_record(
+            data,
+            partition_key,
+            explicit_hash_key=rest[0] if rest else None,
+            sequence_number_for_ordering=None,
+            sent_ms=sent_ms,
         )
     except InvalidArgumentException as error:
         raise InvalidArgumentException(
@@ -143,9 +153,7 @@ def parse_partition_key(value: object) -> str:
     )
 
 
-def parse_explicit_hash_key(value: object) -> int | None:
-    if value is None:
-        return None
+def parse_explicit_hash_key(value: object) -> int:
     if isinstance(value, str) and HASH_KEY_PATTERN.fullmatch(value):
         hash_key = int(value)
         if hash_key <= HASH_KEY_MAX:
@@ -276,18 +284,23 @@ def _parse_write_quota(value: object) -> int | None:
     )
 
 
-def _fields_of_entry(entry: object) -> tuple[object, object, object]:
-    if _is_tuple(entry):
-        if len(entry) == 3:
-            return entry
-        if len(entry) == 2:
-            return (*entry, None)
+def _fields_of_entry(entry: object) -> tuple[object, ...]:
+    if _is_tuple(entry) and 2 <= len(entry) <= 3:
+        return entry
     raise InvalidArgumentException(
         argument="", value=type(entry).__name__, constraint="be a PutRecordsEntry or a tuple like it"
     )
 
 
+@lru_cache(maxsize=PARTITION_KEYS_REMEMBERED)
+def _hash_key_of_valid(partition_key: str) -> int:
+    """Prove the key and hash it. Keys come again and again, and this is half of what a put costs before its commit."""
+    return hash_key_of_partition_key(parse_partition_key(partition_key))
+
+
 def _encodes_to_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
