@@ -75,7 +75,7 @@ def parse_entries(records: object, *, sent_ms: int) -> list[NewRecord]:
     if not _is_sequence(records) or not 1 <= len(records) <= PUT_RECORDS_ENTRIES_MAX:
         raise InvalidArgumentException(
             argument="records",
-            value=records,
+            value=f"{type(records).__name__} of {len(records)} entries" if _is_sequence(records) else type(records),
             constraint=f"be a sequence of 1 to {PUT_RECORDS_ENTRIES_MAX} entries",
         )
     new_records: list[NewRecord] = []

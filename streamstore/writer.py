@@ -101,6 +101,28 @@ class WaitingRequest(Request[T_co]):
         self._answered.release()
 
 
+class ChainedRequest(WaitingRequest[T_co]):
+    """A thread waits for it and does nothing else, and wakes the next such thread before it goes on.
+
+    The writer waking all of them at once would have them all wait again, for the interpreter: 1.6 times the time at 64
+    threads. Not for the main thread, where a signal handler can end the waiting without the waking.
+    """
+
+    __slots__ = ("successor",)
+
+    def __init__(self, change: Change[T_co], payload_bytes: int) -> None:
+        super().__init__(change, payload_bytes)
+        self.successor: ChainedRequest[object] | None = None
+
+    def wait_for_answer(self) -> None:
+        try:
+            super().wait_for_answer()
+        finally:
+            successor, self.successor = self.successor, None
+            if successor is not None:
+                successor.answer({})
+
+
 class _Receipt(Future[T]):
     """The future of a request, which cannot be taken back."""
 
@@ -192,13 +214,18 @@ class Writer:
         self._closes_engine_at_end = False
         self._turn = threading.Lock()  # held by who commits
         self._turn_ident: int | None = None
+        self._main_ident = threading.main_thread().ident
         self._crowded = False  # the last commit was shared: wait for the next one rather than go ahead alone
         self._thread = threading.Thread(target=self._run, name="streamstore-writer", daemon=True)
         self._thread.start()
 
     def execute(self, change: Change[T], *, payload_bytes: int) -> T:
         """Return the result of ``change`` when it is durable. Its payload counts towards the size of a commit."""
-        request = WaitingRequest(change, payload_bytes)
+        request: WaitingRequest[T] = (
+            WaitingRequest(change, payload_bytes)
+            if threading.get_ident() == self._main_ident
+            else ChainedRequest(change, payload_bytes)
+        )
         if self._crowded or self._turn.locked() or self._requests or not self._commit_alone(request):
             self.submit(request)
         return request.wait()
@@ -350,7 +377,14 @@ def _fail_all(batch: Sequence[Request[object]], error: StreamStoreError) -> None
 
 def _answer_all(batch: Sequence[Request[object]]) -> None:
     wake_ups: WakeUps = {}
+    first: ChainedRequest[object] | None = None
+    for request in reversed(batch):
+        if isinstance(request, ChainedRequest):
+            request.successor, first = first, request
     for request in batch:
-        request.answer(wake_ups)
+        if not isinstance(request, ChainedRequest):
+            request.answer(wake_ups)
     for wake_up in wake_ups.values():
         wake_up()
+    if first is not None:
+        first.answer(wake_ups)
