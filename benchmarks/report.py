@@ -10,7 +10,7 @@ from benchmarks.measure import Measurement, Verdict, quartiles
 
 __all__ = ["format_number", "format_table", "to_json"]
 
-COLUMN_WIDTHS: Final = (20, 18, 15, 14)
+COLUMN_WIDTHS: Final = (20, 22, 15, 16)
 
 
 def format_table(measurement: Measurement) -> str:
