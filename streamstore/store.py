@@ -5,7 +5,6 @@ Each method reads from top to bottom: validate, then hand a function to the writ
 """
 
 import os
-import secrets
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,26 +12,9 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Final, Self
 
-from streamstore.dialect import DIALECTS, YANDEX, Dialect
-from streamstore.disk_format import (
-    COUNTERS_DATABASE,
-    DIALECT_KEY,
-    FORMAT_DATABASE,
-    FORMAT_VERSION,
-    NEXT_STREAM_NUMBER_KEY,
-    SECRET_KEY,
-    SHARD_COUNT_KEY,
-    STORE_SECRET_BYTES,
-    STREAMS_DATABASE,
-    VERSION_KEY,
-    DamagedValueError,
-    decode_format_bytes,
-    decode_format_int,
-    decode_format_str,
-    encode_format_value,
-)
-from streamstore.engine import Databases, Engine, ReadTransaction, WriteTransaction
-from streamstore.errors import InvalidArgumentException, StoreFormatError
+from streamstore.dialect import YANDEX, Dialect
+from streamstore.engine import Engine, ReadTransaction, WriteTransaction
+from streamstore.errors import InvalidArgumentException
 from streamstore.ingest import Ingestion
 from streamstore.iterator import (
     ShardPage,
@@ -51,7 +33,6 @@ from streamstore.limits import (
     MAP_BYTES_DEFAULT,
     MAP_BYTES_MAX,
     MAP_BYTES_MIN,
-    SEQUENCE_NUMBER_MAX,
 )
 from streamstore.model import (
     GetRecordsResult,
@@ -77,21 +58,25 @@ from streamstore.streams import (
     StreamCatalog,
     create_stream,
     delete_stream,
+    initial_databases,
     iterate_stream_names,
+    load_format,
     shard_index_of,
 )
 from streamstore.validate import (
     parse_entries,
+    parse_exclusive_start,
+    parse_iterator_start,
     parse_new_record,
     parse_path,
-    parse_sequence_number,
+    parse_position,
     parse_shard_id,
     parse_shard_iterator_type,
     parse_stream_name,
     parse_stream_settings,
     parse_sync_mode,
-    parse_timestamp,
     parse_whole_number,
+    refuse_beside_next_token,
 )
 from streamstore.writer import Change, Request, Writer
 
@@ -142,14 +127,14 @@ class StreamStore:
         self._catalog = StreamCatalog()
         self._engine = Engine(
             self.path,
-            initial=_initial_databases(YANDEX) if create and not read_only else None,
+            initial=initial_databases(YANDEX) if create and not read_only else None,
             read_only=read_only,
             sync=parse_sync_mode(sync),
             map_bytes=parse_whole_number("map_size", map_size, first=MAP_BYTES_MIN, last=MAP_BYTES_MAX),
             allow_network_filesystem=allow_network_filesystem,
         )
         try:
-            self._dialect, self._secret = self._engine.read(_load_format)
+            self._dialect, self._secret = self._engine.read(load_format)
             self._writer = None if read_only else Writer(self._engine, _appender_factory(self._catalog, self._dialect))
         except BaseException:
             self._engine.close()
@@ -302,7 +287,7 @@ class StreamStore:
         name = parse_stream_name("stream_name", stream_name, self._dialect)
         shard = parse_shard_id("shard_id", shard_id)
         kind = parse_shard_iterator_type(shard_iterator_type)
-        start = _parse_iterator_start(kind, starting_sequence_number, timestamp, now_ms=now_ms)
+        start = parse_iterator_start(kind, starting_sequence_number, timestamp, now_ms=now_ms)
 
         def locate(transaction: ReadTransaction) -> ShardPosition:
             stream = self._catalog.load(transaction, name).stored
@@ -323,7 +308,7 @@ class StreamStore:
         """
         start = 0
         if starting_sequence_number is not None:
-            start = _parse_position("starting_sequence_number", starting_sequence_number)
+            start = parse_position("starting_sequence_number", starting_sequence_number)
         name = parse_stream_name("stream_name", stream_name, self._dialect)
         shard = parse_shard_id("shard_id", shard_id)
         stream = self._engine.read(lambda transaction: self._catalog.load(transaction, name)).stored
@@ -386,7 +371,7 @@ class StreamStore:
         """
         name = parse_stream_name("stream_name", stream_name, self._dialect)
         shard_limit = parse_whole_number("limit", limit, first=1, last=LIST_LIMIT_MAX)
-        after_shard_id = _parse_exclusive_start(exclusive_start_shard_id)
+        after_shard_id = parse_exclusive_start(exclusive_start_shard_id)
         stream, shards = self._engine.read(
             lambda transaction: self._shards_after(transaction, name, after_shard_id, shard_limit + 1)
         )
@@ -418,12 +403,12 @@ class StreamStore:
         now_ms = self._clock()
         page_limit = parse_whole_number("max_results", max_results, first=1, last=LIST_LIMIT_MAX)
         page: ShardPage | None = None
-        after_shard_id = _parse_exclusive_start(exclusive_start_shard_id)
+        after_shard_id = parse_exclusive_start(exclusive_start_shard_id)
         if next_token is None:
             name = parse_stream_name("stream_name", stream_name, self._dialect)
         else:
-            _refuse_beside_next_token("stream_name", stream_name)
-            _refuse_beside_next_token("exclusive_start_shard_id", exclusive_start_shard_id)
+            refuse_beside_next_token("stream_name", stream_name)
+            refuse_beside_next_token("exclusive_start_shard_id", exclusive_start_shard_id)
             page = parse_next_token(next_token, now_ms=now_ms, secret=self._secret)
             name = page.stream_name
             after_shard_id = self._dialect.shard_id(page.after_shard_index)
@@ -560,79 +545,6 @@ def result_of_put_records(outcomes: list[PutOutcome]) -> PutRecordsResult:
     return PutRecordsResult(sum(entry.error_code is not None for entry in entries), entries)
 
 
-def _initial_databases(dialect: Dialect) -> Databases:
-    format_values: dict[bytes, int | str | bytes] = {
-        VERSION_KEY: FORMAT_VERSION,
-        DIALECT_KEY: dialect.name,
-        SECRET_KEY: secrets.token_bytes(STORE_SECRET_BYTES),
-        NEXT_STREAM_NUMBER_KEY: 1,
-        SHARD_COUNT_KEY: 0,
-    }
-    return {
-        FORMAT_DATABASE: {key: encode_format_value(key, value) for key, value in format_values.items()},
-        STREAMS_DATABASE: {},
-        COUNTERS_DATABASE: {},
-    }
-
-
-def _load_format(transaction: ReadTransaction) -> tuple[Dialect, bytes]:
-    values = {key: transaction.get(FORMAT_DATABASE, key) for key in (VERSION_KEY, DIALECT_KEY, SECRET_KEY)}
-    version, dialect, secret = values.values()
-    if version is None or dialect is None or secret is None:
-        raise StoreFormatError("The file is an LMDB environment, but not a streamstore; nothing was changed.")
-    try:
-        version_number = decode_format_int(VERSION_KEY, version)
-        if version_number != FORMAT_VERSION:
-            raise StoreFormatError(
-                f"The store has format version {version_number}; this version of streamstore reads {FORMAT_VERSION}. "
-                "Open it with the version that wrote it."
-            )
-        dialect_name = decode_format_str(DIALECT_KEY, dialect)
-        if dialect_name not in DIALECTS:
-            raise StoreFormatError(f"The store has the dialect {dialect_name!r}, which this version does not know.")
-        return DIALECTS[dialect_name], decode_format_bytes(SECRET_KEY, secret)
-    except DamagedValueError as error:
-        raise StoreFormatError(f"The store is damaged: {error}.") from error
-
-
 def _appender_factory(catalog: StreamCatalog, dialect: Dialect) -> Callable[[WriteTransaction], ShardAppender]:
     # Not a method: the writer thread must not keep the store alive.
     return lambda transaction: ShardAppender(transaction, catalog, dialect)
-
-
-def _parse_iterator_start(
-    kind: ShardIteratorType, starting_sequence_number: object, timestamp: object, *, now_ms: int
-) -> tuple[int, int]:
-    """Return the first sequence and the earliest arrival that an iterator of this type asks for."""
-    wants_number = kind in ("AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER")
-    _require_only_if("starting_sequence_number", starting_sequence_number, wanted=wants_number, kind=kind)
-    _require_only_if("timestamp", timestamp, wanted=kind == "AT_TIMESTAMP", kind=kind)
-    if kind == "AT_TIMESTAMP":
-        return 0, parse_timestamp(timestamp, now_ms=now_ms)
-    if wants_number:
-        number = _parse_position("starting_sequence_number", starting_sequence_number)
-        return min(number + (kind == "AFTER_SEQUENCE_NUMBER"), SEQUENCE_NUMBER_MAX), 0
-    return 0, 0
-
-
-def _parse_position(argument: str, value: object) -> int:
-    # Numbers that no shard reaches are places behind every record.
-    return min(parse_sequence_number(argument, value), SEQUENCE_NUMBER_MAX)
-
-
-def _parse_exclusive_start(value: object) -> str | None:
-    return None if value is None else parse_shard_id("exclusive_start_shard_id", value)
-
-
-def _require_only_if(argument: str, value: object, *, wanted: bool, kind: str) -> None:
-    if (value is not None) != wanted:
-        raise InvalidArgumentException(
-            argument=argument, value=value, constraint=f"{'' if wanted else 'not '}be given with {kind}"
-        )
-
-
-def _refuse_beside_next_token(argument: str, value: object) -> None:
-    if value is not None:
-        raise InvalidArgumentException(
-            argument=argument, value=value, constraint="not be given together with next_token"
-        )

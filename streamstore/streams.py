@@ -4,19 +4,27 @@ Every function takes the transaction that it works in; none commits, and none ch
 refusals are behind it.
 """
 
+import secrets
 from collections.abc import Iterator
 
-from streamstore.dialect import Dialect
+from streamstore.dialect import DIALECTS, Dialect
 from streamstore.disk_format import (
     COUNTERS_DATABASE,
+    DIALECT_KEY,
     FORMAT_DATABASE,
+    FORMAT_VERSION,
     NEXT_STREAM_NUMBER_KEY,
+    SECRET_KEY,
     SHARD_COUNT_KEY,
+    STORE_SECRET_BYTES,
     STREAMS_DATABASE,
+    VERSION_KEY,
     DamagedValueError,
     RecordFormat,
     counter_key,
+    decode_format_bytes,
     decode_format_int,
+    decode_format_str,
     decode_stream,
     encode_counter,
     encode_format_value,
@@ -24,7 +32,7 @@ from streamstore.disk_format import (
     records_database,
     stream_key,
 )
-from streamstore.engine import ReadTransaction, WriteTransaction
+from streamstore.engine import Databases, ReadTransaction, WriteTransaction
 from streamstore.errors import (
     LimitExceededException,
     ResourceInUseException,
@@ -41,7 +49,9 @@ __all__ = [
     "StreamCatalog",
     "create_stream",
     "delete_stream",
+    "initial_databases",
     "iterate_stream_names",
+    "load_format",
     "load_format_int",
     "shard_index_of",
 ]
@@ -101,6 +111,43 @@ class StreamCatalog:
         stream = KnownStream(_decode(key, value))
         self._decoded[stream_name] = (value, stream)
         return stream
+
+
+def initial_databases(dialect: Dialect) -> Databases:
+    """Return what a new store contains. The secret signs its tokens."""
+    format_values: dict[bytes, int | str | bytes] = {
+        VERSION_KEY: FORMAT_VERSION,
+        DIALECT_KEY: dialect.name,
+        SECRET_KEY: secrets.token_bytes(STORE_SECRET_BYTES),
+        NEXT_STREAM_NUMBER_KEY: 1,
+        SHARD_COUNT_KEY: 0,
+    }
+    return {
+        FORMAT_DATABASE: {key: encode_format_value(key, value) for key, value in format_values.items()},
+        STREAMS_DATABASE: {},
+        COUNTERS_DATABASE: {},
+    }
+
+
+def load_format(transaction: ReadTransaction) -> tuple[Dialect, bytes]:
+    """Return the dialect and the secret of the store, or refuse what is none of this version."""
+    values = {key: transaction.get(FORMAT_DATABASE, key) for key in (VERSION_KEY, DIALECT_KEY, SECRET_KEY)}
+    version, dialect, secret = values.values()
+    if version is None or dialect is None or secret is None:
+        raise StoreFormatError("The file is an LMDB environment, but not a streamstore; nothing was changed.")
+    try:
+        version_number = decode_format_int(VERSION_KEY, version)
+        if version_number != FORMAT_VERSION:
+            raise StoreFormatError(
+                f"The store has format version {version_number}; this version of streamstore reads {FORMAT_VERSION}. "
+                "Open it with the version that wrote it."
+            )
+        dialect_name = decode_format_str(DIALECT_KEY, dialect)
+        if dialect_name not in DIALECTS:
+            raise StoreFormatError(f"The store has the dialect {dialect_name!r}, which this version does not know.")
+        return DIALECTS[dialect_name], decode_format_bytes(SECRET_KEY, secret)
+    except DamagedValueError as error:
+        raise StoreFormatError(f"The store is damaged: {error}.") from error
 
 
 def shard_index_of(stream: StoredStream, shard_id: str, dialect: Dialect) -> int:

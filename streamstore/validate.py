@@ -21,6 +21,7 @@ from streamstore.limits import (
     PUT_RECORDS_ENTRIES_MAX,
     RECORD_DATA_BYTES_MAX,
     SEQUENCE_NUMBER_DIGITS_MAX,
+    SEQUENCE_NUMBER_MAX,
     STREAM_NAME_CHARACTERS_MAX,
     TIMESTAMP_AHEAD_MS_MAX,
     WRITE_QUOTA_KB_PER_SEC_CHOICES,
@@ -222,6 +223,37 @@ def parse_whole_number(argument: str, value: object, *, first: int, last: int) -
     )
 
 
+def parse_iterator_start(
+    kind: ShardIteratorType, starting_sequence_number: object, timestamp: object, *, now_ms: int
+) -> tuple[int, int]:
+    """Return the first sequence and the earliest arrival that an iterator of this type asks for."""
+    wants_number = kind in ("AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER")
+    _require_only_if("starting_sequence_number", starting_sequence_number, wanted=wants_number, kind=kind)
+    _require_only_if("timestamp", timestamp, wanted=kind == "AT_TIMESTAMP", kind=kind)
+    if kind == "AT_TIMESTAMP":
+        return 0, parse_timestamp(timestamp, now_ms=now_ms)
+    if wants_number:
+        number = parse_position("starting_sequence_number", starting_sequence_number)
+        return min(number + (kind == "AFTER_SEQUENCE_NUMBER"), SEQUENCE_NUMBER_MAX), 0
+    return 0, 0
+
+
+def parse_position(argument: str, value: object) -> int:
+    """Return the number of a place in a shard. Those that no shard reaches are places behind every record."""
+    return min(parse_sequence_number(argument, value), SEQUENCE_NUMBER_MAX)
+
+
+def parse_exclusive_start(value: object) -> str | None:
+    return None if value is None else parse_shard_id("exclusive_start_shard_id", value)
+
+
+def refuse_beside_next_token(argument: str, value: object) -> None:
+    if value is not None:
+        raise InvalidArgumentException(
+            argument=argument, value=value, constraint="not be given together with next_token"
+        )
+
+
 def parse_path(value: object) -> Path:
     if _is_path(value):
         text = os.fsdecode(value)
@@ -265,6 +297,13 @@ def parse_sync_mode(value: object) -> SyncMode:
 
 def is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _require_only_if(argument: str, value: object, *, wanted: bool, kind: str) -> None:
+    if (value is not None) != wanted:
+        raise InvalidArgumentException(
+            argument=argument, value=value, constraint=f"{'' if wanted else 'not '}be given with {kind}"
+        )
 
 
 def _parse_shard_count(value: object) -> int:
