@@ -6,14 +6,11 @@ made to fail, before or after LMDB has written them.
 
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal, TypeVar
-from unittest import mock
+from typing import Final, TypeVar
 
-import lmdb
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -29,8 +26,8 @@ from hypothesis.stateful import (
 
 from streamstore import InvalidArgumentException, StoreFullError, StreamStoreError
 from streamstore.check import check_store
-from streamstore.engine import Engine
 from streamstore.model import ShardIteratorType
+from tests.commits import Moment, failing_commit
 from tests.conftest import Clock, open_store
 from tests.reference import ReferenceStore
 
@@ -62,39 +59,6 @@ ITERATOR_TYPES: Final[list[ShardIteratorType]] = [
     "AT_TIMESTAMP",
 ]
 failures = st.sampled_from([None, None, None, "before", "after"])
-Moment = Literal["before", "after"]
-
-
-class FailingTransaction:
-    """A write transaction whose commit fails, before or after LMDB has carried it out."""
-
-    def __init__(self, transaction: "lmdb.Transaction[bytes]", moment: Moment) -> None:
-        self._transaction = transaction
-        self._moment = moment
-
-    def commit(self) -> None:
-        if self._moment == "before":
-            self._transaction.abort()
-        else:
-            self._transaction.commit()
-        raise lmdb.DiskError("planted by the test")
-
-    def abort(self) -> None:
-        self._transaction.abort()
-
-
-@contextmanager
-def failing_commit(moment: Moment) -> Generator[list[Moment]]:
-    """Make every commit fail; the list that it yields says how many did."""
-    commit: Callable[[Engine, object, object], None] = vars(Engine)["_commit"]
-    failed: list[Moment] = []
-
-    def commit_failing(engine: Engine, transaction: "lmdb.Transaction[bytes]", evidence: object) -> None:
-        failed.append(moment)
-        commit(engine, FailingTransaction(transaction, moment), evidence)
-
-    with mock.patch.object(Engine, "_commit", commit_failing):
-        yield failed
 
 
 class Refused(tuple[type[StreamStoreError], object]):
