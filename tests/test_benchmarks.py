@@ -4,6 +4,8 @@ a record, and a bar can be missed. Ratios are never asserted here.
 
 import json
 import statistics
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from benchmarks.competitors import BareFile, RocksDb, reason_left_out
 from benchmarks.measure import Measurement
 from benchmarks.payloads import WrongDataError, check_payloads, make_payloads
 from benchmarks.plot import to_svg
-from benchmarks.trials import one_by_one, puts
+from benchmarks.trials import THREADS, in_threads, one_by_one, puts
 
 FEW_RECORDS = 4
 PUT_RECORD = CASES[0]
@@ -160,6 +162,30 @@ def test_payloads_prove_themselves() -> None:
         check_payloads(producers, count=100, payload_bytes=64, ordered_records=100)
     with pytest.raises(WrongDataError, match="never put"):
         check_payloads(payloads, count=99, payload_bytes=64, ordered_records=1)
+
+
+class HoldsTheInterpreter(BareFile):
+    """Lets no other thread run while it puts, like a binding that keeps the interpreter's lock."""
+
+    held_s = 0.0
+
+    def put(self, data: bytes) -> None:
+        start_s = time.perf_counter()
+        while time.perf_counter() - start_s < 0.0005:
+            pass
+        self.held_s += time.perf_counter() - start_s
+
+
+def test_time_begins_before_the_first_of_many_threads_puts(tmp_path: Path) -> None:
+    contender = HoldsTheInterpreter(tmp_path)
+    switch_interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(10.0)
+    try:
+        elapsed_s = in_threads(contender, make_payloads(0, THREADS, 64))
+    finally:
+        sys.setswitchinterval(switch_interval_s)
+        contender.close()
+    assert elapsed_s >= contender.held_s >= THREADS * 0.0005
 
 
 def measured(case: Case, figures: dict[str, list[float]]) -> Measurement:
