@@ -172,7 +172,7 @@ class HoldsTheInterpreter(BareFile):
     def put(self, data: bytes) -> None:
         start_s = time.perf_counter()
         while time.perf_counter() - start_s < 0.0005:
-            pass
+            assert data
         self.held_s += time.perf_counter() - start_s
 
 
@@ -181,11 +181,13 @@ def test_time_begins_before_the_first_of_many_threads_puts(tmp_path: Path) -> No
     switch_interval_s = sys.getswitchinterval()
     sys.setswitchinterval(10.0)
     try:
-        elapsed_s = in_threads(contender, make_payloads(0, THREADS, 64))
+        for _ in range(10):
+            contender.held_s = 0.0
+            elapsed_s = in_threads(contender, make_payloads(0, THREADS * 2, 64))
+            assert elapsed_s >= contender.held_s >= THREADS * 2 * 0.0005
     finally:
         sys.setswitchinterval(switch_interval_s)
         contender.close()
-    assert elapsed_s >= contender.held_s >= THREADS * 0.0005
 
 
 def measured(case: Case, figures: dict[str, list[float]]) -> Measurement:
