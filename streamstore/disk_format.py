@@ -20,7 +20,7 @@ its database, a slash, and its key. This module knows bytes, not operations, and
 """
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Final, cast
 from zlib import crc32
 
@@ -172,39 +172,68 @@ class RecordFormat:
         self._pack: Callable[[object], bytes] = msgpack.Packer(use_bin_type=True).pack
 
     def encode(self, key: bytes, arrival_ms: int, partition_key: str, data: bytes) -> bytes:
-        payload = self._pack((arrival_ms, partition_key, data))
-        return _CRC.pack(crc32(payload, crc32(key, self._shard_crc))) + payload
+        ((_, value),) = self.encode_run([(arrival_ms, partition_key, data)], sequence_of_record_key(key))
+        return value
+
+    def encode_run(self, records: Iterable[tuple[int, str, bytes]], first_sequence: int) -> list[tuple[bytes, bytes]]:
+        """Return the items of records (arrival ms, partition key, data) that count up from ``first_sequence``.
+
+        In one loop, like ``decode_run``: every call in it is paid for every record.
+        """
+        shard_crc = self._shard_crc
+        pack, pack_key, pack_crc, checksum = self._pack, _RECORD_KEY.pack, _CRC.pack, crc32
+        items: list[tuple[bytes, bytes]] = []
+        for sequence, record in enumerate(records, first_sequence):
+            key = pack_key(sequence)
+            payload = pack(record)
+            items.append((key, pack_crc(checksum(payload, checksum(key, shard_crc))) + payload))
+        return items
 
     def decode(self, key: bytes, value: bytes) -> Record:
         """Return one record, or raise ``DamagedValueError``."""
-        return next(self.decode_run([(key, value)], sequence_of_record_key(key)))
+        records, damage = self.decode_run([(key, value)], sequence_of_record_key(key), bytes_max=len(value))
+        if damage is not None:
+            raise damage
+        return records[0]
 
-    def decode_run(self, items: Iterable[tuple[bytes, bytes]], first_sequence: int) -> Iterator[Record]:
-        """Yield the record of each item, whose keys must count up from ``first_sequence``.
+    def decode_run(
+        self, items: Iterable[tuple[bytes, bytes]], first_sequence: int, *, bytes_max: int
+    ) -> tuple[list[Record], DamagedValueError | None]:
+        """Return the records of items whose keys must count up from ``first_sequence``, and what ended them early.
 
-        Raises ``DamagedValueError`` at the first that is not the one that was written there. In one loop, because
-        every call in it is paid for every record that is read.
+        They end in front of the first that is not what was written there, with the error that says why, and in front of
+        the first that would make more than ``bytes_max`` of data and keys.
         """
         shard_crc = self._shard_crc
-        expected_key = _RECORD_KEY.pack
-        stored_crc = _CRC.unpack_from
-        checksum = crc32
-        unpack = _unpack_fields
+        pack_key, stored_crc, checksum, unpack, new = (
+            _RECORD_KEY.pack,
+            _CRC.unpack_from,
+            crc32,
+            _unpack_fields,
+            new_named_tuple,
+        )
+        records: list[Record] = []
+        append = records.append
+        bytes_left = bytes_max
         sequence = first_sequence
         for key, value in items:
-            if key != expected_key(sequence):
-                raise DamagedValueError("it is missing")
+            if key != pack_key(sequence):
+                return records, DamagedValueError("it is missing")
             payload = value[_CRC_BYTES:]
             if len(value) < _CRC_BYTES or checksum(payload, checksum(key, shard_crc)) != stored_crc(value)[0]:
-                raise DamagedValueError("its checksum does not match")
+                return records, DamagedValueError("its checksum does not match")
             try:
                 arrival_ms, partition_key, data = unpack(payload)
             except Exception as error:
-                raise DamagedValueError(f"it is not a record: {type(error).__name__}") from error
+                return records, DamagedValueError(f"it is not a record: {type(error).__name__}")
             if type(arrival_ms) is not int or type(partition_key) is not str or type(data) is not bytes:
-                raise DamagedValueError("its fields are not those of a record")
-            yield new_named_tuple(Record, (str(sequence), partition_key, data, arrival_ms))
+                return records, DamagedValueError("its fields are not those of a record")
+            bytes_left -= len(data) + len(partition_key if partition_key.isascii() else partition_key.encode())
+            if bytes_left < 0:
+                break
+            append(new(Record, (str(sequence), partition_key, data, arrival_ms)))
             sequence += 1
+        return records, None
 
 
 def _address(database: bytes, key: bytes) -> bytes:

@@ -4,7 +4,7 @@
 loaded and saved in the transaction of the records that it numbers, never kept longer: other processes write too.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
@@ -53,6 +53,7 @@ __all__ = ["Page", "PutOne", "PutOutcome", "ShardAppender", "ShardReader"]
 
 US_PER_SECOND: Final = 1_000_000
 BYTES_PER_KB: Final = 1024
+PROVED_AT_ONCE_RECORDS: Final = 1_000
 
 
 PutOutcome = PutRecordsResultEntry | ProvisionedThroughputExceededException
@@ -63,11 +64,10 @@ class _OpenShard:
     """A shard that this transaction appends to: its counter so far, and the records to flush."""
 
     __slots__ = (
-        "_encode",
         "_first_sequence",
         "_quotas_full_at_us",
         "_stream",
-        "items",
+        "_waiting",
         "known",
         "last_arrival_ms",
         "next_sequence",
@@ -77,9 +77,8 @@ class _OpenShard:
         self.known = known
         self.next_sequence = counter.next_sequence
         self.last_arrival_ms = counter.last_arrival_ms
-        self.items: list[tuple[bytes, bytes]] = []
-        self._encode = known.format.encode
         self._stream = stream
+        self._waiting: list[tuple[int, str, bytes]] = []
         self._first_sequence = counter.first_sequence
         self._quotas_full_at_us = (counter.quota_bytes_full_at_us, counter.quota_records_full_at_us)
 
@@ -93,8 +92,6 @@ class _OpenShard:
             raise StoreFormatError(f"{self.known.shard_id} has used all {SEQUENCE_NUMBER_MAX:,} sequence numbers.")
         # Times within a shard never go back, whatever the clock does, so that a time is found by bisection.
         arrival_ms = max(sent_ms, self.last_arrival_ms)
-        key = record_key(sequence)
-        value = self._encode(key, arrival_ms, partition_key, data)
         if self._stream.write_quota_kb_per_sec is not None:
             self._quotas_full_at_us = _charge(
                 self._quotas_full_at_us,
@@ -103,10 +100,15 @@ class _OpenShard:
                 self._stream.name,
                 self.known.shard_id,
             )
-        self.items.append((key, value))
+        self._waiting.append((arrival_ms, partition_key, data))
         self.next_sequence = sequence + 1
         self.last_arrival_ms = arrival_ms
         return sequence
+
+    def take_items(self) -> list[tuple[bytes, bytes]]:
+        """Return the records that were appended since the last call, encoded in one go."""
+        waiting, self._waiting = self._waiting, []
+        return self.known.format.encode_run(waiting, self.next_sequence - len(waiting))
 
     def counter(self) -> ShardCounter:
         return ShardCounter(self._first_sequence, self.next_sequence, self.last_arrival_ms, *self._quotas_full_at_us)
@@ -148,13 +150,14 @@ class ShardAppender:
         shard_id, append = self._stream(stream_name).target(record[2])
         return new_named_tuple(PutRecordResult, (shard_id, str(append(record)), "NONE"))
 
-    def put_all(self, stream_name: str, records: Iterable[NewRecord]) -> list[PutOutcome]:
+    def put_all(self, stream_name: str, records: Sequence[NewRecord]) -> list[PutOutcome]:
         """Put the records in their order. A shard that refuses one for its quota refuses those behind it too."""
         target = self._stream(stream_name).target
         outcomes: list[PutOutcome] = []
         throttled: dict[str, ProvisionedThroughputExceededException] = {}
-        for record in records:
-            shard_id, append = target(record[2])
+        # All shards first: one that cannot be opened refuses the call before any record is numbered.
+        targets = [target(record[2]) for record in records]
+        for record, (shard_id, append) in zip(records, targets, strict=True):
             if shard_id in throttled:
                 outcomes.append(throttled[shard_id])
                 continue
@@ -173,14 +176,14 @@ class ShardAppender:
         Whatever changes streams starts with this, so that it finds them as the puts before it left them.
         """
         for known, shard in self._shards.items():
-            if shard.items:
+            if items := shard.take_items():
                 # The record last: it is the evidence of the transaction, which others neither make nor change.
                 self._transaction.put(
                     COUNTERS_DATABASE,
                     known.counter_key,
                     encode_counter(known.stream_number, known.shard_index, shard.counter()),
                 )
-                self._transaction.append(known.database, shard.items)
+                self._transaction.append(known.database, items)
         self._shards.clear()
         self._streams.clear()
         return self._transaction
@@ -275,33 +278,23 @@ class ShardReader:
 
     def records(self, start: int, stop: int) -> Iterator[Record]:
         """Yield every record with a number in [start, stop), proving each."""
-        items = self.transaction.items_from(self._database(), record_key(start))
-        sequence = start
-        try:
-            for record in RecordFormat(self.stream_number, self.shard_index).decode_run(
-                islice(items, stop - start), start
-            ):
-                yield record
-                sequence += 1
-        except DamagedValueError as error:
-            raise self._corrupt(sequence, str(error)) from error
-        if sequence < stop:
-            raise self._corrupt(sequence, "it is missing")
+        while start < stop:
+            records = self._collect(start, min(start + PROVED_AT_ONCE_RECORDS, stop))
+            yield from records
+            start += len(records)
 
     def _collect(self, start: int, stop: int) -> list[Record]:
-        records: list[Record] = []
-        append = records.append
-        bytes_left = GET_RECORDS_BYTES_MAX
-        try:
-            for record in self.records(start, stop):
-                bytes_left -= bytes_of_record(record)
-                if bytes_left < 0:
-                    break
-                append(record)
-        except CorruptRecordError:
-            # The records before the damaged one are good; the next page starts at it, and says so.
-            if not records:
-                raise
+        """Return one or more records from ``start`` on: all in front of ``stop``, a damaged one and 10 MiB."""
+        items = islice(self.transaction.items_from(self._database(), record_key(start)), stop - start)
+        record_format = RecordFormat(self.stream_number, self.shard_index)
+        records, damage = record_format.decode_run(items, start, bytes_max=GET_RECORDS_BYTES_MAX)
+        if not records:
+            # Those in front of a damaged one are good; the next page starts at it, and says so.
+            raise CorruptRecordError(
+                shard_id=self.shard_id,
+                sequence_number=str(start),
+                problem="it is missing" if damage is None else str(damage),
+            ) from damage
         return records
 
     def _first_not_before(self, time_ms: int, start: int, counter: ShardCounter) -> int:
@@ -318,9 +311,6 @@ class ShardReader:
 
     def _database(self) -> bytes:
         return records_database(self.stream_number, self.shard_index)
-
-    def _corrupt(self, sequence: int, problem: str) -> CorruptRecordError:
-        return CorruptRecordError(shard_id=self.shard_id, sequence_number=str(sequence), problem=problem)
 
 
 def load_counter(transaction: ReadTransaction, stream_number: StreamNumber, shard_index: int) -> ShardCounter | None:

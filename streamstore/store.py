@@ -470,13 +470,7 @@ class StreamStore:
     ) -> tuple[Change[PutRecordResult], int]:
         """Validate a put, and return what the writer has to do, with the bytes of its payload."""
         name = parse_stream_name("stream_name", stream_name, self._dialect)
-        record = parse_new_record(
-            data,
-            partition_key,
-            explicit_hash_key=explicit_hash_key,
-            sequence_number_for_ordering=sequence_number_for_ordering,
-            sent_ms=self._clock(),
-        )
+        record = parse_new_record(data, partition_key, explicit_hash_key, sequence_number_for_ordering, self._clock())
         return PutOne(name, record), len(record.data)
 
     def change_of_put_records(self, stream_name: object, records: object) -> tuple[Change[list[PutOutcome]], int]:

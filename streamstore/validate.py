@@ -50,13 +50,12 @@ SYNC_MODES: Final[tuple[str, ...]] = get_args(SyncMode)
 def parse_new_record(
     data: object,
     partition_key: object,
-    *,
     explicit_hash_key: object,
     sequence_number_for_ordering: object,
     sent_ms: int,
 ) -> NewRecord:
     """Return what put_record may store, with the hash key that decides its shard."""
-    record_data = parse_data(data)
+    record_data = data if type(data) is bytes and len(data) <= RECORD_DATA_BYTES_MAX else parse_data(data)
     # The exact type, because the memory must not ask a foreign class whether two keys are equal.
     if type(partition_key) is str:
         key, hash_key = partition_key, _hash_key_of_valid(partition_key)
@@ -76,15 +75,11 @@ def parse_entries(records: object, *, sent_ms: int) -> list[NewRecord]:
     if not _is_sequence(records) or not 1 <= len(records) <= PUT_RECORDS_ENTRIES_MAX:
         raise InvalidArgumentException(
             argument="records",
-            value=f"{type(records).__name__} of {len(records)} entries" if _is_sequence(records) else type(records),
+            value=f"{len(records)} entries" if _is_sequence(records) else type(records).__name__,
             constraint=f"be a sequence of 1 to {PUT_RECORDS_ENTRIES_MAX} entries",
         )
-    new_records: list[NewRecord] = []
-    total_bytes = 0
-    for index, entry in enumerate(records):
-        new_record = parse_entry(entry, index, sent_ms=sent_ms)
-        total_bytes += bytes_of_record(new_record)
-        new_records.append(new_record)
+    new_records = [parse_entry(entry, index, sent_ms=sent_ms) for index, entry in enumerate(records)]
+    total_bytes = sum(map(bytes_of_record, new_records))
     if total_bytes > PUT_RECORDS_BYTES_MAX:
         raise InvalidArgumentException(
             argument="records",
@@ -97,13 +92,15 @@ def parse_entries(records: object, *, sent_ms: int) -> list[NewRecord]:
 def parse_entry(entry: object, index: int, *, sent_ms: int) -> NewRecord:
     """Return the record of a ``PutRecordsEntry`` or of a tuple like it."""
     try:
-        data, partition_key, *rest = _fields_of_entry(entry)
-        return parse_new_record(
-            data,
-            partition_key,
-            explicit_hash_key=rest[0] if rest else None,
-            sequence_number_for_ordering=None,
-            sent_ms=sent_ms,
+        if _is_tuple(entry):
+            if len(entry) == 2:
+                data, partition_key = entry
+                return parse_new_record(data, partition_key, None, None, sent_ms)
+            if len(entry) == 3:
+                data, partition_key, explicit_hash_key = entry
+                return parse_new_record(data, partition_key, explicit_hash_key, None, sent_ms)
+        raise InvalidArgumentException(
+            argument="", value=type(entry).__name__, constraint="be a PutRecordsEntry or a tuple like it"
         )
     except InvalidArgumentException as error:
         raise InvalidArgumentException(
@@ -129,8 +126,6 @@ def parse_stream_name(argument: str, value: object, dialect: Dialect) -> str:
 
 def parse_data(value: object) -> bytes:
     """Return the payload as bytes of its own, so that a caller's later change cannot reach it."""
-    if type(value) is bytes and len(value) <= RECORD_DATA_BYTES_MAX:
-        return value
     try:
         view = memoryview(value)  # type: ignore[arg-type] # not a buffer: TypeError
     except (TypeError, ValueError, BufferError):  # no buffer, a released one, one that cannot be had now
@@ -320,14 +315,6 @@ def _parse_write_quota(value: object) -> int | None:
         argument="write_quota_kb_per_sec",
         value=value,
         constraint=f"be None (no quota) or one of {WRITE_QUOTA_KB_PER_SEC_CHOICES}",
-    )
-
-
-def _fields_of_entry(entry: object) -> tuple[object, ...]:
-    if _is_tuple(entry) and 2 <= len(entry) <= 3:
-        return entry
-    raise InvalidArgumentException(
-        argument="", value=type(entry).__name__, constraint="be a PutRecordsEntry or a tuple like it"
     )
 
 
