@@ -381,7 +381,16 @@ class Engine:
         except _MACHINE_ERRORS as error:
             lmdb_transaction.abort()
             if not self._find_out_stored(evidence, error):
+                self._refuse_full(error)
                 raise
+
+    def _refuse_full(self, error: BaseException) -> None:
+        """Tell a full disk from a broken one: LMDB calls a write that was cut short an input/output error."""
+        try:
+            self._lock.extend_data_file(self._lock.data_file_bytes() + 1)
+        except OSError as full:
+            if full.errno in _OUT_OF_SPACE:
+                raise translate(full, "write") from error
 
     def _find_out_stored(self, evidence: _Evidence, error: BaseException) -> bool:
         """Tell whether a failed commit took place, and make the environment usable again.
