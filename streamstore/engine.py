@@ -221,6 +221,7 @@ class Engine:
         self._sync: SyncMode = sync
         self._map_bytes = map_bytes
         self._pid = os.getpid()
+        self.identity: tuple[int, int] | None = None
         self._closed = False
         self._failure: BaseException | None = None
         self._writing_ident: int | None = None
@@ -309,18 +310,22 @@ class Engine:
         """
         if self._pid != os.getpid():
             return
-        with self._write_lock, self._readers.none():
-            if self._closed:
-                return
-            self._closed = True
-            try:
-                with _translated("close"):
-                    if self._sync != "full" and not self._read_only and self._failure is None:
-                        self._env.sync(True)
-            finally:
-                self._env.close()
-                self._lock.release()
-        open_engines.forget(self)
+        try:
+            with self._write_lock, self._readers.none():
+                try:
+                    if not self._closed:
+                        self._closed = True
+                        self._sync_last_commits()
+                finally:  # again in each call: an interrupt may have ended the one before
+                    self._env.close()
+                    self._lock.release()
+        finally:
+            open_engines.forget(self)
+
+    def _sync_last_commits(self) -> None:
+        if self._sync != "full" and not self._read_only and self._failure is None:
+            with _translated("close"):
+                self._env.sync(True)
 
     def no_readers(self) -> contextlib.AbstractContextManager[None]:
         return self._readers.none()
