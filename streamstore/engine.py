@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar, cast
+from typing import BinaryIO, Final, NamedTuple, Protocol, TypeVar, cast
 
 import lmdb
 from lmdb import verify as lmdb_verify
@@ -53,8 +53,6 @@ GROWTH_LOOK_COMMITS: Final = 8
 GROWTH_AHEAD_BYTES: Final = 512 * 1024
 GROWTH_AHEAD_BYTES_MIN: Final = 128 * 1024
 
-# The walker ships without types.
-_walk_pages: Final = cast(Callable[[str], list[object]], lmdb_verify.verify)  # pyright: ignore[reportUnknownMemberType]
 _OUT_OF_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MACHINE_ERRORS: Final = (lmdb.Error, OSError, MemoryError)
 
@@ -65,6 +63,21 @@ class _Evidence(NamedTuple):
     database: bytes
     key: bytes
     value: bytes | None  # None: the key was deleted
+
+
+class _PageWalker(Protocol):
+    """py-lmdb's walker, which ships without types: ``live`` tells of each page number whether the page is in use."""
+
+    live: bytearray
+    psize: int
+
+    def verify(self) -> list[object]: ...
+
+
+_walker_of: Final = cast(
+    Callable[[BinaryIO, int], _PageWalker],
+    lmdb_verify._Verifier,  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+)
 
 
 class _HandleMissingError(Exception):
@@ -664,7 +677,14 @@ def _bytes_needed(env: lmdb.Environment) -> int:
 
 
 def _verify_problems(data_path: Path) -> list[str]:
-    try:
-        return [str(problem) for problem in _walk_pages(os.fspath(data_path))]
-    except lmdb_verify.VerifyError as error:
-        return [str(error)]
+    with data_path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        walker = _walker_of(file, size_bytes)
+        try:
+            problems = [str(problem) for problem in walker.verify()]
+        except lmdb_verify.VerifyError as error:
+            return [str(error)]
+    # Of a value that takes several pages, the walker looks at the first one only.
+    if any(walker.live[size_bytes // walker.psize :]):
+        problems.append("a value goes on behind the end of the file")
+    return problems

@@ -1,4 +1,4 @@
-"""The engine: errors translated, outcomes found out, the map and the file that grow, truth when another process writes."""
+"""The engine: errors translated, outcomes of commits found out, the map and the file that grow."""
 
 import errno
 import os
@@ -154,6 +154,10 @@ def fail(transaction: "lmdb.Transaction[bytes]") -> None:
     raise lmdb.Error("planted by the test")
 
 
+def always(_: Engine) -> bool:
+    return True
+
+
 @pytest.mark.parametrize("in_another_process", [False, True])
 def test_a_commit_that_took_place_is_told_as_stored_whatever_comes_after_it(
     path: Path, monkeypatch: pytest.MonkeyPatch, in_another_process: bool
@@ -204,7 +208,7 @@ def test_while_the_file_cannot_be_reopened_nothing_is_acknowledged_and_then_writ
         store.put_record(STREAM, b"before", "key")
         with monkeypatch.context() as broken:
             broken.setattr(FolderLock, "sync_data_file", refuse)
-            broken.setattr(Engine, "_is_panicking", lambda _: True)
+            broken.setattr(Engine, "_is_panicking", always)
             fail_next_commit(store, broken, commit_and_fail)
             with pytest.raises(OutcomeUnknownError, match="planted"):
                 store.put_record(STREAM, b"unknown", "key")
@@ -236,7 +240,7 @@ def test_readers_go_on_while_commits_fail(path: Path, monkeypatch: pytest.Monkey
         reader.start()
         for _ in range(30):
             with monkeypatch.context() as broken:
-                broken.setattr(Engine, "_is_panicking", lambda _: True)
+                broken.setattr(Engine, "_is_panicking", always)
                 fail_next_commit(store, broken, fail)
                 with pytest.raises(StorageError):
                     store.put_record(STREAM, b"bad", "key")
