@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar, cast
+from typing import BinaryIO, Final, NamedTuple, Protocol, TypeVar, cast
 
 import lmdb
 from lmdb import verify as lmdb_verify
@@ -53,8 +53,6 @@ GROWTH_LOOK_COMMITS: Final = 8
 GROWTH_AHEAD_BYTES: Final = 512 * 1024
 GROWTH_AHEAD_BYTES_MIN: Final = 128 * 1024
 
-# The walker ships without types.
-_walk_pages: Final = cast(Callable[[str], list[object]], lmdb_verify.verify)  # pyright: ignore[reportUnknownMemberType]
 _OUT_OF_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MACHINE_ERRORS: Final = (lmdb.Error, OSError, MemoryError)
 
@@ -65,6 +63,21 @@ class _Evidence(NamedTuple):
     database: bytes
     key: bytes
     value: bytes | None  # None: the key was deleted
+
+
+class _PageWalker(Protocol):
+    """py-lmdb's walker, which ships without types: ``live`` tells of each page number whether the page is in use."""
+
+    live: bytearray
+    psize: int
+
+    def verify(self) -> list[object]: ...
+
+
+_walker_of: Final = cast(
+    Callable[[BinaryIO, int], _PageWalker],
+    lmdb_verify._Verifier,  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+)
 
 
 class _HandleMissingError(Exception):
@@ -221,6 +234,7 @@ class Engine:
         self._sync: SyncMode = sync
         self._map_bytes = map_bytes
         self._pid = os.getpid()
+        self.identity: tuple[int, int] | None = None
         self._closed = False
         self._failure: BaseException | None = None
         self._writing_ident: int | None = None
@@ -309,18 +323,22 @@ class Engine:
         """
         if self._pid != os.getpid():
             return
-        with self._write_lock, self._readers.none():
-            if self._closed:
-                return
-            self._closed = True
-            try:
-                with _translated("close"):
-                    if self._sync != "full" and not self._read_only and self._failure is None:
-                        self._env.sync(True)
-            finally:
-                self._env.close()
-                self._lock.release()
-        open_engines.forget(self)
+        try:
+            with self._write_lock, self._readers.none():
+                try:
+                    if not self._closed:
+                        self._closed = True
+                        self._sync_last_commits()
+                finally:  # again in each call: an interrupt may have ended the one before
+                    self._env.close()
+                    self._lock.release()
+        finally:
+            open_engines.forget(self)
+
+    def _sync_last_commits(self) -> None:
+        if self._sync != "full" and not self._read_only and self._failure is None:
+            with _translated("close"):
+                self._env.sync(True)
 
     def no_readers(self) -> contextlib.AbstractContextManager[None]:
         return self._readers.none()
@@ -381,7 +399,16 @@ class Engine:
         except _MACHINE_ERRORS as error:
             lmdb_transaction.abort()
             if not self._find_out_stored(evidence, error):
+                self._refuse_full(error)
                 raise
+
+    def _refuse_full(self, error: BaseException) -> None:
+        """Tell a full disk from a broken one: LMDB calls a write that was cut short an input/output error."""
+        try:
+            self._lock.extend_data_file(self._lock.data_file_bytes() + 1)
+        except OSError as full:
+            if full.errno in _OUT_OF_SPACE:
+                raise translate(full, "write") from error
 
     def _find_out_stored(self, evidence: _Evidence, error: BaseException) -> bool:
         """Tell whether a failed commit took place, and make the environment usable again.
@@ -650,7 +677,14 @@ def _bytes_needed(env: lmdb.Environment) -> int:
 
 
 def _verify_problems(data_path: Path) -> list[str]:
-    try:
-        return [str(problem) for problem in _walk_pages(os.fspath(data_path))]
-    except lmdb_verify.VerifyError as error:
-        return [str(error)]
+    with data_path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        walker = _walker_of(file, size_bytes)
+        try:
+            problems = [str(problem) for problem in walker.verify()]
+        except lmdb_verify.VerifyError as error:
+            return [str(error)]
+    # Of a value that takes several pages, the walker looks at the first one only.
+    if any(walker.live[size_bytes // walker.psize :]):
+        problems.append("a value goes on behind the end of the file")
+    return problems

@@ -118,13 +118,14 @@ class _OpenEngines:
                     "close it first."
                 )
             yield
+            engine.identity = identity
             self._engines[identity] = engine
 
     def forget(self, engine: "Engine") -> None:
         # Without the lock: the thread that opens a store may be waiting, in a signal handler, for this one to close.
-        for identity, known in list(self._engines.items()):
-            if known is engine:
-                self._engines.pop(identity, None)
+        # Nobody takes the place of an engine that is still here.
+        if engine.identity is not None and self._engines.get(engine.identity) is engine:
+            self._engines.pop(engine.identity, None)
 
     def _before_fork(self) -> None:
         self._quiet.enter_context(self._lock)

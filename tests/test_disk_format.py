@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
+from unittest import mock
 from zlib import crc32
 
 import msgpack
@@ -236,6 +237,15 @@ def test_hostile_bytes_under_a_right_checksum_raise_nothing_but_damaged_value_er
     for address, decode in decoders:
         with suppress(DamagedValueError):
             decode(crc32(address + payload).to_bytes(4, "big") + payload)
+
+
+@pytest.mark.parametrize("error", [TypeError, OverflowError, RecursionError, MemoryError, ValueError])
+def test_whatever_msgpack_raises_is_damaged_value_error(error: type[Exception]) -> None:
+    with (
+        mock.patch.object(msgpack, "unpackb", side_effect=error),
+        pytest.raises(DamagedValueError, match="not msgpack"),
+    ):
+        decode_format_int(VERSION_KEY, encode_format_value(VERSION_KEY, 1))
 
 
 def test_a_stream_name_that_is_not_utf8_is_damage() -> None:

@@ -118,10 +118,14 @@ def test_the_arrival_of_a_record_leads_back_to_it(stream: StreamStore) -> None:
 def test_a_time_up_to_10_s_ahead_waits_for_the_first_record_from_then_on(stream: StreamStore, clock: Clock) -> None:
     start_s = (clock() + 10_000) / 1000
     iterator = stream.get_shard_iterator("s", SHARD, "AT_TIMESTAMP", timestamp=start_s)
+    found: list[list[int]] = []
     for step_ms in (0, 9_999, 1, 1):
         clock.advance(step_ms)
-        iterator = stream.get_records(iterator).next_shard_iterator or ""
-        stream.put_record("s", b"", "k")  # 6, 7, 8, 9
+        page = stream.get_records(iterator)
+        found.append([int(record.sequence_number) for record in page.records])
+        iterator = page.next_shard_iterator or ""
+        stream.put_record("s", b"", "k")  # 6 now, 7 a millisecond too early, 8 in time, 9 later
+    assert found == [[], [], [], [8]]
     assert numbers(stream, iterator) == [9]
 
 

@@ -1,0 +1,119 @@
+"""Damaged and truncated files: what is read is what was written, or a typed error. Children read: LMDB may crash."""
+
+import os
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Final
+from unittest import mock
+
+import pytest
+
+from streamstore import StoreFormatError, StreamStore
+from streamstore.check import check_store
+from streamstore.engine import Engine, WriteTransaction
+from tests.children import command, run
+from tests.programs import plants
+from tests.programs.damage import SHARD_COUNT, STREAM
+
+FLIPS: Final = 1_500
+
+
+def fill(path: Path) -> None:
+    """Make a store of small and large records, and of pages that nothing uses any more."""
+    sizes = random.Random(3)
+    with StreamStore(path, sync="off") as store:
+        store.create_stream(STREAM, shard_count=SHARD_COUNT)
+        for number in range(120):
+            store.put_record(STREAM, sizes.randbytes(sizes.choice((0, 10, 100, 1_000, 9_000))), f"key {number}")
+
+
+def kinds(printed: str) -> Counter[str]:
+    return Counter(line.split()[0] for line in printed.splitlines())
+
+
+@pytest.mark.slow
+def test_no_flipped_bit_changes_what_is_read_without_an_error(tmp_path: Path) -> None:
+    fill(tmp_path / "store")
+    printed = run(command("damage", tmp_path / "store", "flip", 4, FLIPS))
+    found = kinds(printed)
+    assert found["SILENT"] == found["UNTYPED"] == 0, [line for line in printed.splitlines() if line[0] in "SU"]
+    assert found["error"] > FLIPS / 4
+    assert sum(found.values()) == FLIPS
+
+
+def test_the_damage_test_catches_a_format_without_checksums(tmp_path: Path) -> None:
+    plants.plant("no-crc")
+    try:
+        fill(tmp_path / "store")
+    finally:
+        mock.patch.stopall()
+    found = kinds(run(command("damage", tmp_path / "store", "flip", 4, 100, "--plant", "no-crc")))
+    assert found["SILENT"] > 20
+
+
+def test_a_file_cut_anywhere_is_refused_and_never_kills_the_process(tmp_path: Path) -> None:
+    fill(tmp_path / "store")
+    printed = run(command("damage", tmp_path / "store", "cut"))
+    assert set(printed.splitlines()) == {"error StoreFormatError"}
+    assert len(printed.splitlines()) > 100
+
+
+def test_a_file_that_holds_all_its_pages_and_no_more_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    fill(path)
+    engine = Engine(path, initial=None, read_only=True, sync="full")
+    needed = (engine.info()["last_pgno"] + 1) * os.sysconf("SC_PAGE_SIZE")
+    engine.close()
+    os.truncate(path / "data.mdb", needed)
+    with StreamStore(path) as store:
+        assert len(store.list_shards(STREAM).shards) == SHARD_COUNT
+    assert check_store(path) == []
+
+
+def test_a_sound_file_that_is_short_of_free_pages_only_is_opened(tmp_path: Path) -> None:
+    """LMDB leaves out a page at the end that the same transaction took and freed."""
+
+    def put_and_delete(transaction: WriteTransaction) -> None:
+        for number in range(200):
+            transaction.put(b"recoveries", b"%d" % number, bytes(1_000))
+        for number in range(200):
+            transaction.delete(b"recoveries", b"%d" % number)
+
+    path = tmp_path / "store"
+    fill(path)
+    with (
+        mock.patch.object(Engine, "_keep_file_whole"),
+        mock.patch.object(Engine, "_grow_file_ahead"),
+        StreamStore(path, sync="off") as store,
+    ):
+        engine: object = vars(store)["_engine"]
+        assert isinstance(engine, Engine)
+        engine.write(put_and_delete)
+        needed = (engine.info()["last_pgno"] + 1) * os.sysconf("SC_PAGE_SIZE")
+    assert (path / "data.mdb").stat().st_size < needed
+    with StreamStore(path) as store:
+        store.put_record(STREAM, b"after", "key")
+    assert check_store(path) == []
+
+
+def test_a_commit_that_leaves_the_file_short_makes_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    fill(path)
+    with StreamStore(path, sync="off") as store, mock.patch.object(Engine, "_grow_file_ahead"):
+        engine: object = vars(store)["_engine"]
+        assert isinstance(engine, Engine)
+        for number in range(30):
+            store.create_stream(f"t{number}", shard_count=5)
+            store.put_record(f"t{number}", bytes(100_000), "key")
+            store.delete_stream(f"t{number}")
+            needed = (engine.info()["last_pgno"] + 1) * os.sysconf("SC_PAGE_SIZE")
+            assert (path / "data.mdb").stat().st_size >= needed
+
+
+def test_what_is_no_lmdb_file_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"hello", bytes(100_000), os.urandom(100_000)):
+        (tmp_path / "data.mdb").write_bytes(content)
+        with pytest.raises(StoreFormatError):
+            StreamStore(tmp_path)
+        assert (tmp_path / "data.mdb").read_bytes() == content
