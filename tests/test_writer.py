@@ -2,8 +2,8 @@
 
 import contextlib
 import gc
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -98,9 +98,8 @@ class HeldCommit:
         assert self.begun.wait(WAIT_S)
 
     def release_when_waiting(self, count: int) -> None:
-        """The writer thread takes one request out of the queue before it waits for its turn."""
-        waiting: queue.SimpleQueue[object] = vars(writer_of(self.store))["_queue"]
-        until(lambda: waiting.qsize() >= count - 1)
+        waiting: deque[object] = vars(writer_of(self.store))["_requests"]
+        until(lambda: len(waiting) >= count)
         self.go_on.set()
         join([self.first])
 
