@@ -133,25 +133,31 @@ class _Receipt(Future[T]):
 class FutureRequest(Request[T_co]):
     """A future waits for it. What is on its way like this is bounded by the writer's window."""
 
-    __slots__ = ("_window", "future")
+    __slots__ = ("_window", "future", "is_inside")
 
     def __init__(self, change: Change[T_co], payload_bytes: int, window: "_Window") -> None:
         super().__init__(change, payload_bytes)
         self.future: Future[T_co] = _Receipt()
+        self.is_inside = False
         self._window = window
 
     def answer(self, wake_ups: WakeUps) -> None:
-        if self.error is None:
-            self.future.set_result(self.result)
-        else:
-            self.future.set_exception(self.error)
-        self._window.leave(self.payload_bytes, wake_ups)
+        try:
+            if self.error is None:
+                self.future.set_result(self.result)
+            else:
+                self.future.set_exception(self.error)
+        except BaseException:  # of a callback that wants to end the thread, or of a future that somebody else has set
+            pass
+        self._window.leave(self)
+        wake_ups[self._window] = self._window.ring
 
 
 class _Window:
     """How many requests that no thread waits for, and how many bytes of them, are on their way.
 
-    Who enters and who leaves each count up on their own, so that an interrupt in between loses nothing.
+    Who enters and who leaves each count up on their own, in lines without a call, between which Python neither
+    interrupts a thread nor lets another one run.
     """
 
     def __init__(self) -> None:
@@ -161,33 +167,49 @@ class _Window:
         self._left_requests = 0
         self._left_bytes = 0
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._is_awaited = False
         self._closed = False
 
-    def enter(self, payload_bytes: int) -> None:
+    def enter(self, request: FutureRequest[object]) -> None:
         """Wait until there is room for one more. One alone always has room."""
         with self._lock:
-            while not self._closed and not self._has_room(payload_bytes):
-                self._bell.get()
-            self._entered_requests += 1
-            self._entered_bytes += payload_bytes
+            while not self._has_room(request.payload_bytes):
+                self._is_awaited = True
+                if not self._has_room(request.payload_bytes):  # who leaves behind this line rings
+                    self._bell.get()
+            self.enter_at_once(request)
 
-    def leave(self, payload_bytes: int, wake_ups: WakeUps) -> None:
-        self._left_requests += 1
-        self._left_bytes += payload_bytes
-        wake_ups[self] = self._ring
+    def enter_at_once(self, request: FutureRequest[object]) -> None:
+        request.is_inside = True
+        self._entered_requests += 1
+        self._entered_bytes += request.payload_bytes
+
+    def leave(self, request: FutureRequest[object]) -> None:
+        """Give back the room of the request, if it has any: who is interrupted cannot know."""
+        if request.is_inside:
+            request.is_inside = False
+            self._left_requests += 1
+            self._left_bytes += request.payload_bytes
+
+    def ring(self) -> None:
+        """Let who waits for room look again."""
+        if self._is_awaited:
+            self._is_awaited = False
+            self._bell.put(None)
 
     def close(self) -> None:
         """Let everybody in: they will be refused behind it."""
         self._closed = True
-        self._ring()
+        self._bell.put(None)
 
     def _has_room(self, payload_bytes: int) -> bool:
         requests = self._entered_requests - self._left_requests
         bytes_after = self._entered_bytes - self._left_bytes + payload_bytes
-        return requests == 0 or (requests < IN_FLIGHT_REQUESTS_MAX and bytes_after <= IN_FLIGHT_BYTES_MAX)
-
-    def _ring(self) -> None:
-        self._bell.put(None)
+        return (
+            requests == 0
+            or (requests < IN_FLIGHT_REQUESTS_MAX and bytes_after <= IN_FLIGHT_BYTES_MAX)
+            or self._closed
+        )
 
 
 class Writer:
@@ -215,6 +237,7 @@ class Writer:
         self._turn = threading.Lock()  # held by who commits
         self._turn_ident: int | None = None
         self._main_ident = threading.main_thread().ident
+        self._thread_ident: int | None = None
         self._crowded = False  # the last commit was shared: wait for the next one rather than go ahead alone
         self._thread = threading.Thread(target=self._run, name="streamstore-writer", daemon=True)
         self._thread.start()
@@ -237,20 +260,29 @@ class Writer:
         return request.wait()
 
     def submit_for_future(self, change: Change[T], *, payload_bytes: int) -> Future[T]:
-        """Like ``submit``; waits here while too much is on its way already."""
-        self._window.enter(payload_bytes)
+        """Like ``submit``; waits here while too much is on its way already, unless called by a callback."""
         request = FutureRequest(change, payload_bytes, self._window)
         try:
+            if threading.get_ident() == self._thread_ident:  # which makes the room
+                self._window.enter_at_once(request)
+            else:
+                self._window.enter(request)
             self.submit(request)
         except BaseException:
-            self._window.leave(payload_bytes, {})
+            self._window.leave(request)
+            self._window.ring()
             raise
         return request.future
 
     def submit(self, request: Request[T]) -> None:
         """Let the writer thread commit the request, behind those submitted before it."""
-        # The writer thread may have to wait for this thread to end what it is doing.
-        if self._turn_ident == threading.get_ident() or self._engine.is_at_work_here():
+        # The writer thread may have to wait for this thread to end what it is doing, and never for itself.
+        ident = threading.get_ident()
+        if (
+            ident == self._turn_ident
+            or self._engine.is_at_work_here()
+            or (ident == self._thread_ident and isinstance(request, WaitingRequest))
+        ):
             raise StorageError(NESTED_CALL)
         self._engine.refuse_unusable(even_if_failed=True)  # in a forked child nobody would answer
         if not self._accepting:
@@ -298,6 +330,7 @@ class Writer:
         return True
 
     def _run(self) -> None:
+        self._thread_ident = threading.get_ident()
         try:
             while self._wait_for_requests():
                 with self._turn:
