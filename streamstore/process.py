@@ -21,8 +21,8 @@ __all__ = ["NESTED_CALL", "ReaderGate", "open_engines"]
 T = TypeVar("T")
 
 NESTED_CALL: Final = (
-    "A signal handler or finalizer called the store while the same thread was at work in it; nothing was done. Let the "
-    "handler set a flag, or call from another thread."
+    "A signal handler, finalizer or callback called the store while the same thread was at work in it; nothing was "
+    "done. Let the handler set a flag, or call from another thread."
 )
 
 

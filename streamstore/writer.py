@@ -261,13 +261,15 @@ class Writer:
 
     def submit_for_future(self, change: Change[T], *, payload_bytes: int) -> Future[T]:
         """Like ``submit``; waits here while too much is on its way already, unless called by a callback."""
+        ident = threading.get_ident()
+        self._refuse_to_wait_for_nobody(ident)
         request = FutureRequest(change, payload_bytes, self._window)
         try:
-            if threading.get_ident() == self._thread_ident:  # which makes the room
+            if ident == self._thread_ident:  # which makes the room
                 self._window.enter_at_once(request)
             else:
                 self._window.enter(request)
-            self.submit(request)
+            self._enqueue(request)
         except BaseException:
             self._window.leave(request)
             self._window.ring()
@@ -276,15 +278,19 @@ class Writer:
 
     def submit(self, request: Request[T]) -> None:
         """Let the writer thread commit the request, behind those submitted before it."""
-        # The writer thread may have to wait for this thread to end what it is doing, and never for itself.
         ident = threading.get_ident()
-        if (
-            ident == self._turn_ident
-            or self._engine.is_at_work_here()
-            or (ident == self._thread_ident and isinstance(request, WaitingRequest))
-        ):
+        if ident == self._thread_ident and isinstance(request, WaitingRequest):
+            raise StorageError(NESTED_CALL)
+        self._refuse_to_wait_for_nobody(ident)
+        self._enqueue(request)
+
+    def _refuse_to_wait_for_nobody(self, ident: int) -> None:
+        # The writer thread may have to wait for this thread to end what it is doing.
+        if ident == self._turn_ident or self._engine.is_at_work_here():
             raise StorageError(NESTED_CALL)
         self._engine.refuse_unusable(even_if_failed=True)  # in a forked child nobody would answer
+
+    def _enqueue(self, request: Request[T]) -> None:
         if not self._accepting:
             raise StoreClosedError(CLOSED)
         self._requests.append(request)
