@@ -232,11 +232,11 @@ class AsyncStreamStore:
             raise StoreClosedError("The store is not open yet; nothing was done. Use it inside async with.")
         return self._opened
 
-    async def _submit(self, change: Change[T], payload_bytes: int) -> T:
+    def _submit(self, change: Change[T], payload_bytes: int) -> "asyncio.Future[T]":
         loop = asyncio.get_running_loop()
         outbox = self._last_outbox
         if outbox is None or outbox.loop is not loop:
             outbox = self._last_outbox = self._outboxes.get(loop) or self._outboxes.setdefault(loop, _Outbox(loop))
         request = _LoopRequest(change, payload_bytes, outbox)
         self._store.submit(request)
-        return await request.future
+        return request.future

@@ -42,6 +42,7 @@ SEQUENCE_NUMBER_PATTERN: Final = re.compile(rf"0|([1-9][0-9]{{0,{SEQUENCE_NUMBER
 SHARD_ID_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 PARTITION_KEYS_REMEMBERED: Final = 16_384
+STREAM_NAMES_REMEMBERED: Final = 1_024
 
 SHARD_ITERATOR_TYPES: Final[tuple[str, ...]] = get_args(ShardIteratorType)
 SYNC_MODES: Final[tuple[str, ...]] = get_args(SyncMode)
@@ -111,17 +112,20 @@ def parse_entry(entry: object, index: int, *, sent_ms: int) -> NewRecord:
 
 
 def parse_stream_name(argument: str, value: object, dialect: Dialect) -> str:
-    if (
-        isinstance(value, str)
-        and len(value) <= STREAM_NAME_CHARACTERS_MAX
-        and dialect.stream_name_pattern.fullmatch(value)
-    ):
-        return value
+    if isinstance(value, str):
+        name = value if type(value) is str else str.__str__(value)  # a StrEnum's member, say
+        if _is_stream_name(name, dialect.stream_name_pattern):
+            return name
     raise InvalidArgumentException(
         argument=argument,
         value=value,
         constraint=f"be a str of 1 to {STREAM_NAME_CHARACTERS_MAX} characters: {dialect.stream_name_rule}",
     )
+
+
+@lru_cache(maxsize=STREAM_NAMES_REMEMBERED)
+def _is_stream_name(name: str, pattern: re.Pattern[str]) -> bool:
+    return len(name) <= STREAM_NAME_CHARACTERS_MAX and pattern.fullmatch(name) is not None
 
 
 def parse_data(value: object) -> bytes:

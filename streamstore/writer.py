@@ -206,9 +206,7 @@ class _Window:
         requests = self._entered_requests - self._left_requests
         bytes_after = self._entered_bytes - self._left_bytes + payload_bytes
         return (
-            requests == 0
-            or (requests < IN_FLIGHT_REQUESTS_MAX and bytes_after <= IN_FLIGHT_BYTES_MAX)
-            or self._closed
+            requests == 0 or (requests < IN_FLIGHT_REQUESTS_MAX and bytes_after <= IN_FLIGHT_BYTES_MAX) or self._closed
         )
 
 
