@@ -132,7 +132,7 @@ class Trace:
 
     @property
     def sync(self) -> str:
-        return rf"f(data)?sync\(\d+<{self.path}/data.mdb>\) += 0"
+        return rf"f(data)?sync\(\d+<{self.path}/data.mdb> ?\) += 0"  # strace writes the space when others came between
 
     @property
     def meta_write(self) -> str:
