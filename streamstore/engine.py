@@ -74,12 +74,6 @@ class _PageWalker(Protocol):
     def verify(self) -> list[object]: ...
 
 
-_walker_of: Final = cast(
-    Callable[[BinaryIO, int], _PageWalker],
-    lmdb_verify._Verifier,  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
-)
-
-
 class _HandleMissingError(Exception):
     """A snapshot holds a named database of which this process has no handle yet."""
 
@@ -679,7 +673,12 @@ def _bytes_needed(env: lmdb.Environment) -> int:
 def _verify_problems(data_path: Path) -> list[str]:
     with data_path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        walker = _walker_of(file, size_bytes)
+        # Looked up here and not at import: only an odd file may depend on what py-lmdb keeps to itself.
+        walker_of = cast(
+            Callable[[BinaryIO, int], _PageWalker],
+            lmdb_verify._Verifier,  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+        )
+        walker = walker_of(file, size_bytes)
         try:
             problems = [str(problem) for problem in walker.verify()]
         except lmdb_verify.VerifyError as error:
