@@ -52,6 +52,7 @@ def test_the_damage_test_catches_a_format_without_checksums(tmp_path: Path) -> N
     assert found["SILENT"] > 20
 
 
+@pytest.mark.slow
 def test_a_file_cut_anywhere_is_refused_and_never_kills_the_process(tmp_path: Path) -> None:
     fill(tmp_path / "store")
     printed = run(command("damage", tmp_path / "store", "cut"))

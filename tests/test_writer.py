@@ -1,10 +1,11 @@
 """The writer: whose thread commits, who shares a commit, what a refusal or an interrupt does to the others, the end."""
 
 import contextlib
+import faulthandler
 import gc
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -32,6 +33,15 @@ T = TypeVar("T")
 STREAM: Final = "s"
 SHARD: Final = "shard-000000"
 WAIT_S: Final = 30
+HANG_S: Final = 100
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Generator[None]:
+    """End the whole run, with the stack of every thread, when a test hangs: its store could not be closed either."""
+    faulthandler.dump_traceback_later(HANG_S, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture
