@@ -139,10 +139,11 @@ class StoreAndOracle(RuleBasedStateMachine):
         assert check_store(self.folder / "store") == []
         shutil.rmtree(self.folder)
 
-    @initialize(shard_count=st.sampled_from([1, 3]))
-    def start_with_two_streams(self, shard_count: int) -> None:
-        self.create_stream("a", shard_count, 24, None, None)
-        self.create_stream("clicks", shard_count, 24, 128, None)
+    @initialize(step_ms=st.sampled_from([0, 3]))
+    def start_with_two_streams(self, step_ms: int) -> None:
+        self.create_stream("a", 3, 24, None, None)
+        self.create_stream("clicks", 3, 24, 128, None)
+        self.put_many("a", list("kabef1" * 2), step_ms)
 
     @rule(
         name=any_stream_names,
@@ -167,6 +168,12 @@ class StoreAndOracle(RuleBasedStateMachine):
     @rule(name=any_stream_names, failure=failures)
     def delete_stream(self, name: str, failure: Moment | None) -> None:
         self.change(lambda: self.store.delete_stream(name), lambda: self.oracle.delete_stream(name), failure)
+
+    @rule(name=stream_names, shard_count=st.sampled_from([1, 3]))
+    def replace_stream(self, name: str, shard_count: int) -> None:
+        self.delete_stream(name, None)
+        self.create_stream(name, shard_count, 24, None, None)
+        self.put_many(name, ["k"], 0)
 
     @rule(
         name=stream_names,
@@ -212,9 +219,10 @@ class StoreAndOracle(RuleBasedStateMachine):
         start=sequence_numbers,
         after_ms=mostly(st.sampled_from([*range(-70, 0, 3), -1, 0, 1, 500, 10_000]), 10_001),
         wrong=mostly(st.just(value=False), True),
+        limit=limits,
     )
     def get_shard_iterator(
-        self, name: str, shard_id: str, kind: ShardIteratorType, start: str, after_ms: int, wrong: bool
+        self, name: str, shard_id: str, kind: ShardIteratorType, start: str, after_ms: int, wrong: bool, limit: int
     ) -> "MultipleResults[Tokens]":
         wants_number, wants_time = kind.endswith("SEQUENCE_NUMBER"), kind == "AT_TIMESTAMP"
         number = start if wants_number != wrong else None
@@ -228,19 +236,11 @@ class StoreAndOracle(RuleBasedStateMachine):
         if isinstance(real, Refused) or isinstance(expected, Refused):
             assert real == expected
             return multiple()
-        return multiple((real, expected))
+        return multiple((real, expected), *self.page_at((real, expected), limit))
 
     @rule(target=iterators, tokens=iterators, limit=limits)
     def get_records(self, tokens: Tokens, limit: int) -> "MultipleResults[Tokens]":
-        real = outcome(lambda: self.store.get_records(tokens[0], limit=limit))
-        expected = outcome(lambda: self.oracle.get_records(tokens[1], limit=limit))
-        if isinstance(real, Refused) or isinstance(expected, Refused):
-            assert real == expected
-            return multiple()
-        assert real.next_shard_iterator is not None
-        assert expected.next_shard_iterator is not None
-        assert replace(real, next_shard_iterator=None) == replace(expected, next_shard_iterator=None)
-        return multiple((real.next_shard_iterator, expected.next_shard_iterator))
+        return multiple(*self.page_at(tokens, limit))
 
     @rule(target=pages, name=any_stream_names, max_results=limits)
     def list_shards(self, name: str, max_results: int) -> "MultipleResults[Tokens]":
@@ -318,6 +318,17 @@ class StoreAndOracle(RuleBasedStateMachine):
         else:
             assert "before" not in failed
             assert result == outcome(expected)
+
+    def page_at(self, tokens: Tokens, limit: int) -> list[Tokens]:
+        real = outcome(lambda: self.store.get_records(tokens[0], limit=limit))
+        expected = outcome(lambda: self.oracle.get_records(tokens[1], limit=limit))
+        if isinstance(real, Refused) or isinstance(expected, Refused):
+            assert real == expected
+            return []
+        assert real.next_shard_iterator is not None
+        assert expected.next_shard_iterator is not None
+        assert replace(real, next_shard_iterator=None) == replace(expected, next_shard_iterator=None)
+        return [(real.next_shard_iterator, expected.next_shard_iterator)]
 
     def list_shards_from(self, name: str | None, tokens: Tokens | None, max_results: int) -> "MultipleResults[Tokens]":
         real_token, expected_token = tokens or (None, None)
