@@ -113,7 +113,7 @@ class Trace:
         for line in log.read_text().splitlines():
             thread, call = line.split(maxsplit=1)
             if call.endswith("<unfinished ...>"):
-                unfinished[thread] = call.removesuffix("<unfinished ...>")
+                unfinished[thread] = call.removesuffix("<unfinished ...>").rstrip()
                 if '"ack ' not in call:
                     continue  # an acknowledgement counts from its beginning, all else from its end
                 call = unfinished[thread] + ") = 1"

@@ -3,15 +3,18 @@
 import os
 import random
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Final
 from unittest import mock
 
 import pytest
 
-from streamstore import StoreFormatError, StreamStore
+from streamstore import CorruptRecordError, StoreFormatError, StreamStore
 from streamstore.check import check_store
+from streamstore.disk_format import COUNTERS_DATABASE, counter_key, encode_counter, record_key, records_database
 from streamstore.engine import Engine, WriteTransaction
+from streamstore.model import ShardCounter, StreamNumber
 from tests.children import command, run
 from tests.programs import plants
 from tests.programs.damage import SHARD_COUNT, STREAM
@@ -52,6 +55,7 @@ def test_the_damage_test_catches_a_format_without_checksums(tmp_path: Path) -> N
     assert found["SILENT"] > 20
 
 
+@pytest.mark.slow
 def test_a_file_cut_anywhere_is_refused_and_never_kills_the_process(tmp_path: Path) -> None:
     fill(tmp_path / "store")
     printed = run(command("damage", tmp_path / "store", "cut"))
@@ -109,6 +113,54 @@ def test_a_commit_that_leaves_the_file_short_makes_it_whole(tmp_path: Path) -> N
             store.delete_stream(f"t{number}")
             needed = (engine.info()["last_pgno"] + 1) * os.sysconf("SC_PAGE_SIZE")
             assert (path / "data.mdb").stat().st_size >= needed
+
+
+def test_a_missing_or_misplaced_record_is_told_and_its_neighbours_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    database = records_database(StreamNumber(1), 0)
+    with StreamStore(path, sync="off") as store:
+        store.create_stream(STREAM)
+        for number in range(8):
+            store.put_record(STREAM, b"%d" % number, "key")
+        engine: object = vars(store)["_engine"]
+        assert isinstance(engine, Engine)
+
+        def remove_and_swap(transaction: WriteTransaction) -> None:
+            transaction.delete(database, record_key(2))
+            values = [transaction.get(database, record_key(number)) for number in (4, 5)]
+            for number, value in zip((5, 4), values, strict=True):
+                assert value is not None
+                transaction.put(database, record_key(number), value)
+
+        engine.write(remove_and_swap)
+        found: list[str] = []
+        start = 0
+        while start < 8:
+            try:
+                for record in store.read(STREAM, "shard-000000", starting_sequence_number=str(start)):
+                    found.append(record.data.decode())
+                    start = int(record.sequence_number) + 1
+            except CorruptRecordError as error:
+                found.append("damaged")
+                start = int(error.sequence_number) + 1
+        assert found == ["0", "1", "damaged", "3", "damaged", "damaged", "6", "7"]
+    assert len(check_store(path)) == 3
+
+
+def test_a_counter_that_does_not_fit_its_records_stops_writing(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    with StreamStore(path, sync="off") as store:
+        store.create_stream(STREAM)
+        store.put_record(STREAM, b"0", "key")
+        engine: object = vars(store)["_engine"]
+        assert isinstance(engine, Engine)
+        key = counter_key(StreamNumber(1), 0)
+        for next_sequence in (0, 2):
+            wrong = encode_counter(StreamNumber(1), 0, ShardCounter(next_sequence=next_sequence))
+            engine.write(partial(WriteTransaction.put, database=COUNTERS_DATABASE, key=key, value=wrong))
+            with pytest.raises(StoreFormatError, match="comes next"):
+                store.put_record(STREAM, b"1", "key")
+    assert check_store(path) != []
 
 
 def test_what_is_no_lmdb_file_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from streamstore import (
 )
 from streamstore import engine as engine_module
 from streamstore.check import check_store
-from streamstore.engine import Engine
+from streamstore.engine import Engine, ReadTransaction
 from tests.children import code, command, next_line, run, started, tell
 from tests.programs.forks import methods
 
@@ -275,6 +275,43 @@ def test_an_iteration_holds_no_snapshot_between_its_records(tmp_path: Path) -> N
             store.delete_stream("t")
         assert engine_of(store).info()["last_pgno"] < pages + 50
         assert len(list(records)) == 1_499
+
+
+def test_a_stream_is_deleted_only_when_no_thread_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMDB gives the slot of the deleted database to the next one, under the feet of whoever still reads."""
+    path = tmp_path / "store"
+    create(path)
+    order: list[str] = []
+    reading, deleting, go_on = threading.Event(), threading.Event(), threading.Event()
+    no_readers = Engine.no_readers
+
+    def look(_: ReadTransaction) -> None:
+        reading.set()
+        assert go_on.wait(30)
+        order.append("read")
+
+    def tell_and_wait(engine: Engine) -> contextlib.AbstractContextManager[None]:
+        deleting.set()
+        return no_readers(engine)
+
+    def delete(store: StreamStore) -> None:
+        store.delete_stream(STREAM)
+        order.append("deleted")
+
+    monkeypatch.setattr(Engine, "no_readers", tell_and_wait)
+    with StreamStore(path, sync="off") as store:
+        store.put_record(STREAM, b"x", "key")
+        threads = [threading.Thread(target=engine_of(store).read, args=(look,))]
+        threads.append(threading.Thread(target=delete, args=(store,)))
+        threads[0].start()
+        assert reading.wait(30)
+        threads[1].start()
+        seen = deleting.wait(10)
+        go_on.set()
+        for thread in threads:
+            thread.join(30)
+        assert seen
+    assert order == ["read", "deleted"]
 
 
 def test_threads_read_and_write_while_streams_come_and_go(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ and the call that was broken into must not suffer.
 
 import contextlib
 import dis
+import faulthandler
 import gc
 import os
 import signal
@@ -34,12 +35,21 @@ from streamstore.engine import Engine
 from streamstore.folder import StoreFolder
 
 WAIT_S: Final = 5
+HANG_S: Final = 100
 PACKAGE: Final = str(Path(streamstore.__file__).parent)
 SHARD: Final = "shard-000000"
 HANDLED_BEHIND: Final = {"CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME"}
 """Where Python looks for signals."""
 
 Call = Callable[[StreamStore], object]
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Generator[None]:
+    """End the whole run, with the stack of every thread, when a test hangs: its store could not be closed either."""
+    faulthandler.dump_traceback_later(HANG_S, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 class BreakIn:
@@ -139,6 +149,7 @@ def opened(path: Path) -> StreamStore:
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [put, read, create_and_delete])
 @pytest.mark.parametrize("handler", [put_inner, read, create_and_delete])
 def test_a_handler_may_call_the_store_anywhere_in_another_call(tmp_path: Path, call: Call, handler: Call) -> None:

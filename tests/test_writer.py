@@ -1,10 +1,11 @@
 """The writer: whose thread commits, who shares a commit, what a refusal or an interrupt does to the others, the end."""
 
 import contextlib
+import faulthandler
 import gc
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -32,6 +33,15 @@ T = TypeVar("T")
 STREAM: Final = "s"
 SHARD: Final = "shard-000000"
 WAIT_S: Final = 30
+HANG_S: Final = 100
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Generator[None]:
+    """End the whole run, with the stack of every thread, when a test hangs: its store could not be closed either."""
+    faulthandler.dump_traceback_later(HANG_S, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture
@@ -286,6 +296,31 @@ def test_closing_answers_every_put_and_what_it_says_is_true(path: Path) -> None:
     assert check_store(path) == []
 
 
+def test_a_put_that_comes_in_behind_the_end_is_refused_and_not_forgotten(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saw the store open, and then the writer thread ended before it was in the queue."""
+    refusals: list[StoreClosedError] = []
+
+    def put() -> None:
+        try:
+            writer_of(store).execute_on_writer_thread(ShardAppender.flush)
+        except StoreClosedError as error:
+            refusals.append(error)
+
+    def leave_open(_: Engine) -> None:
+        pass
+
+    store = opened(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "close", leave_open)
+        store.close()
+        vars(writer_of(store))["_accepting"] = True
+        join([in_thread(put)])
+    assert len(refusals) == 1
+    engine_of(store).close()
+
+
 def test_a_store_that_nobody_uses_any_more_is_closed(path: Path) -> None:
     store = opened(path)
     store.create_stream("t")
@@ -334,8 +369,8 @@ def test_a_failed_last_sync_is_told_and_the_store_is_closed_all_the_same(
     monkeypatch.setattr(engine_of(store), "_env", Unsyncable())
     with pytest.raises(StorageError, match="planted"):
         store.close()
-    store.close()
     opened(path).close()
+    store.close()
 
 
 @pytest.mark.slow
