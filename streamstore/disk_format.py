@@ -10,7 +10,7 @@ named database           key                         payload
 ``format``               name in ASCII               msgpack: see ``FormatKey``
 ``streams``              stream name in UTF-8        msgpack: see ``encode_stream``
 ``counters``             stream number u32,          first sequence u64, next sequence u64, last arrival ms
-                         shard index u32             u64, quota of bytes full at us u64, of records u64
+                         shard index u32             u64, quota of bytes full at ns u64, of records u64
 ``records/<number>/<i>`` sequence u64                msgpack: [arrival ms, partition key, data]
 ``recoveries``           ``last``                    not sealed: the engine's mark of its last recovery
 ======================== =========================== ===================================================
@@ -145,8 +145,8 @@ def encode_counter(stream_number: StreamNumber, shard_index: int, counter: Shard
         counter.first_sequence,
         counter.next_sequence,
         counter.last_arrival_ms,
-        counter.quota_bytes_full_at_us,
-        counter.quota_records_full_at_us,
+        counter.quota_bytes_full_at_ns,
+        counter.quota_records_full_at_ns,
     )
     return _seal(_address(COUNTERS_DATABASE, counter_key(stream_number, shard_index)), payload)
 

@@ -119,11 +119,11 @@ class ReadTransaction:
 
     def databases(self) -> list[bytes]:
         with self._transaction.cursor() as cursor:
-            return list(cursor.iternext(keys=True, values=False))
+            return [name.removesuffix(_name_end()) for name in cursor.iternext(keys=True, values=False)]
 
     def _handle(self, database: bytes) -> "lmdb._Database | None":
         handle = self._handles.get(database)
-        if handle is None and self._transaction.get(database) is not None:
+        if handle is None and self._transaction.get(database + _name_end()) is not None:
             # LMDB forbids opening a handle while another transaction of the process may do the same.
             raise _HandleMissingError(database)
         return handle
@@ -196,7 +196,7 @@ class WriteTransaction(ReadTransaction):
 
     def _handle(self, database: bytes) -> "lmdb._Database | None":
         handle = self._opened.get(database) or self._handles.get(database)
-        if handle is None and self._transaction.get(database) is not None:
+        if handle is None and self._transaction.get(database + _name_end()) is not None:
             handle = self._open(database)
         return handle
 
@@ -425,7 +425,7 @@ class Engine:
     def _holds(self, transaction: "lmdb.Transaction[bytes]", evidence: _Evidence) -> bool:
         # Another process may have written since. It could have made the same value at the same key only with the
         # same payload in the same millisecond.
-        if transaction.get(evidence.database) is None:
+        if transaction.get(evidence.database + _name_end()) is None:
             return False
         handle = self._env.open_db(evidence.database, txn=transaction, create=False)
         return transaction.get(evidence.key, db=handle) == evidence.value
@@ -664,6 +664,11 @@ def _create_environment(folder: Path, initial: Databases) -> None:
                     transaction.put(key, value, db=handle)
     finally:
         env.close()
+
+
+def _name_end() -> bytes:
+    """Return what LMDB writes behind the name of a named database."""
+    return b"" if LMDB_LIB_VERSION == 0 else b"\0"
 
 
 def _bytes_needed(env: lmdb.Environment) -> int:

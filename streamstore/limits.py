@@ -35,11 +35,11 @@ LIST_SHARDS_LIMIT_DEFAULT: Final = 10_000  # ours: a local listing costs nothing
 # Write quota per shard: YDB values, 1,000 records/s from doc limits page. A shard saves up one second of it.
 WRITE_QUOTA_KB_PER_SEC_CHOICES: Final = (128, 512, 1024)
 WRITE_QUOTA_RECORDS_PER_SEC: Final = 1_000
-WRITE_QUOTA_BURST_US: Final = 1_000_000
+WRITE_QUOTA_BURST_NS: Final = 1_000_000_000
 # The most that one put can leave to be paid: a full second, and the largest record at the smallest quota.
-WRITE_QUOTA_DEBT_US_MAX: Final = WRITE_QUOTA_BURST_US + (
+WRITE_QUOTA_DEBT_NS_MAX: Final = WRITE_QUOTA_BURST_NS + (
     (RECORD_DATA_BYTES_MAX + 4 * PARTITION_KEY_CHARACTERS_MAX)
-    * 1_000_000
+    * 1_000_000_000
     // (min(WRITE_QUOTA_KB_PER_SEC_CHOICES) * 1024)
     + 1
 )

@@ -216,15 +216,15 @@ class StreamSettings:
 class ShardCounter(NamedTuple):
     """The per-shard counter, read and written in the transaction of the records that it numbers.
 
-    The shard holds exactly the records ``first_sequence`` to ``next_sequence - 1``. The two ``_full_at_us`` times are
+    The shard holds exactly the records ``first_sequence`` to ``next_sequence - 1``. The two ``_full_at_ns`` times are
     when the shard's quota of bytes and of records is whole again; 0 if it never was touched.
     """
 
     first_sequence: int = 0
     next_sequence: int = 0
     last_arrival_ms: int = 0
-    quota_bytes_full_at_us: int = 0
-    quota_records_full_at_us: int = 0
+    quota_bytes_full_at_ns: int = 0
+    quota_records_full_at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ from streamstore.errors import (
 from streamstore.limits import (
     GET_RECORDS_BYTES_MAX,
     SEQUENCE_NUMBER_MAX,
-    WRITE_QUOTA_BURST_US,
-    WRITE_QUOTA_DEBT_US_MAX,
+    WRITE_QUOTA_BURST_NS,
+    WRITE_QUOTA_DEBT_NS_MAX,
     WRITE_QUOTA_RECORDS_PER_SEC,
 )
 from streamstore.model import (
@@ -51,7 +51,8 @@ from streamstore.streams import KnownShard, KnownStream, StreamCatalog
 
 __all__ = ["Page", "PutOne", "PutOutcome", "ShardAppender", "ShardReader"]
 
-US_PER_SECOND: Final = 1_000_000
+NS_PER_SECOND: Final = 1_000_000_000
+NS_PER_MS: Final = 1_000_000
 BYTES_PER_KB: Final = 1024
 PROVED_AT_ONCE_RECORDS: Final = 1_000
 
@@ -65,7 +66,7 @@ class _OpenShard:
 
     __slots__ = (
         "_first_sequence",
-        "_quotas_full_at_us",
+        "_quotas_full_at_ns",
         "_stream",
         "_waiting",
         "known",
@@ -80,7 +81,7 @@ class _OpenShard:
         self._stream = stream
         self._waiting: list[tuple[int, str, bytes]] = []
         self._first_sequence = counter.first_sequence
-        self._quotas_full_at_us = (counter.quota_bytes_full_at_us, counter.quota_records_full_at_us)
+        self._quotas_full_at_ns = (counter.quota_bytes_full_at_ns, counter.quota_records_full_at_ns)
 
     def append(self, record: NewRecord) -> int:
         """Number the record. A refusal leaves the shard as it was."""
@@ -93,8 +94,8 @@ class _OpenShard:
         # Times within a shard never go back, whatever the clock does, so that a time is found by bisection.
         arrival_ms = max(sent_ms, self.last_arrival_ms)
         if self._stream.write_quota_kb_per_sec is not None:
-            self._quotas_full_at_us = _charge(
-                self._quotas_full_at_us,
+            self._quotas_full_at_ns = _charge(
+                self._quotas_full_at_ns,
                 record,
                 self._stream.write_quota_kb_per_sec,
                 self._stream.name,
@@ -111,7 +112,7 @@ class _OpenShard:
         return self.known.format.encode_run(waiting, self.next_sequence - len(waiting))
 
     def counter(self) -> ShardCounter:
-        return ShardCounter(self._first_sequence, self.next_sequence, self.last_arrival_ms, *self._quotas_full_at_us)
+        return ShardCounter(self._first_sequence, self.next_sequence, self.last_arrival_ms, *self._quotas_full_at_ns)
 
 
 class _OpenStream:
@@ -298,16 +299,27 @@ class ShardReader:
         return records
 
     def _first_not_before(self, time_ms: int, start: int, counter: ShardCounter) -> int:
-        """Bisect for the first record from ``start`` on that arrived at or after ``time_ms``."""
+        """Bisect for the first record from ``start`` on that arrived at or after ``time_ms``.
+
+        A damaged record has no time; it counts as arriving with the next sound one.
+        """
         low, high = start, counter.next_sequence
         while low < high:
             middle = (low + high) // 2
-            record = next(self.records(middle, middle + 1))
-            if record.arrival_ms < time_ms:
-                low = middle + 1
+            sound = self._first_sound(middle, high)
+            if sound is not None and sound.arrival_ms < time_ms:
+                low = int(sound.sequence_number) + 1
             else:
                 high = middle
         return low
+
+    def _first_sound(self, start: int, stop: int) -> Record | None:
+        for sequence in range(start, stop):
+            try:
+                return self._collect(sequence, sequence + 1)[0]
+            except CorruptRecordError:
+                pass
+        return None
 
     def _database(self) -> bytes:
         return records_database(self.stream_number, self.shard_index)
@@ -337,35 +349,35 @@ def _check_ordering(sequence_number_for_ordering: int, next_sequence: int, shard
 
 
 def _charge(
-    quotas_full_at_us: tuple[int, int], record: NewRecord, kb_per_sec: int, stream_name: str, shard_id: str
+    quotas_full_at_ns: tuple[int, int], record: NewRecord, kb_per_sec: int, stream_name: str, shard_id: str
 ) -> tuple[int, int]:
     """Take the record from the shard's quotas of bytes and of records, or refuse it.
 
     A quota is a bucket that holds one second of it, kept as the time when it is full again. A record that costs
     more than a full bucket is let through by a full one, and the shard then waits until it is paid for.
     """
-    now_us = record.sent_ms * 1000
+    now_ns = record.sent_ms * NS_PER_MS
     record_bytes = bytes_of_record(record)
-    bytes_full_at_us, bytes_wait_us = _take(
-        quotas_full_at_us[0],
-        cost_us=-(-record_bytes * US_PER_SECOND // (kb_per_sec * BYTES_PER_KB)),
-        now_us=now_us,
+    bytes_full_at_ns, bytes_wait_ns = _take(
+        quotas_full_at_ns[0],
+        cost_ns=record_bytes * NS_PER_SECOND // (kb_per_sec * BYTES_PER_KB),  # down: what fits exactly must fit
+        now_ns=now_ns,
     )
-    records_full_at_us, records_wait_us = _take(
-        quotas_full_at_us[1], cost_us=US_PER_SECOND // WRITE_QUOTA_RECORDS_PER_SEC, now_us=now_us
+    records_full_at_ns, records_wait_ns = _take(
+        quotas_full_at_ns[1], cost_ns=NS_PER_SECOND // WRITE_QUOTA_RECORDS_PER_SEC, now_ns=now_ns
     )
-    wait_us = max(bytes_wait_us, records_wait_us)
-    if wait_us > 0:
+    wait_ns = max(bytes_wait_ns, records_wait_ns)
+    if wait_ns > 0:
         raise ProvisionedThroughputExceededException(
-            stream_name=stream_name, shard_id=shard_id, retry_after_ms=-(-wait_us // 1000)
+            stream_name=stream_name, shard_id=shard_id, retry_after_ms=-(-wait_ns // NS_PER_MS)
         )
-    return bytes_full_at_us, records_full_at_us
+    return bytes_full_at_ns, records_full_at_ns
 
 
-def _take(full_at_us: int, *, cost_us: int, now_us: int) -> tuple[int, int]:
+def _take(full_at_ns: int, *, cost_ns: int, now_ns: int) -> tuple[int, int]:
     """Return when the bucket is full again after the taking, and how long to wait before it may happen."""
-    if full_at_us > now_us + WRITE_QUOTA_DEBT_US_MAX:
-        full_at_us = now_us  # no put makes such a debt: the clock was set back
-    owed_us = max(0, full_at_us - now_us)
-    wait_us = owed_us - max(0, WRITE_QUOTA_BURST_US - cost_us)
-    return now_us + owed_us + cost_us, wait_us
+    if full_at_ns > now_ns + WRITE_QUOTA_DEBT_NS_MAX:
+        full_at_ns = now_ns  # no put makes such a debt: the clock was set back
+    owed_ns = max(0, full_at_ns - now_ns)
+    wait_ns = owed_ns - max(0, WRITE_QUOTA_BURST_NS - cost_ns)
+    return now_ns + owed_ns + cost_ns, wait_ns

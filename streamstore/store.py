@@ -54,7 +54,6 @@ from streamstore.model import (
 )
 from streamstore.shards import Page, PutOne, PutOutcome, ShardAppender, ShardReader
 from streamstore.streams import (
-    KnownStream,
     StreamCatalog,
     create_stream,
     delete_stream,
@@ -412,9 +411,16 @@ class StreamStore:
             page = parse_next_token(next_token, now_ms=now_ms, secret=self._secret)
             name = page.stream_name
             after_shard_id = self._dialect.shard_id(page.after_shard_index)
-        stream, shards = self._engine.read(
-            lambda transaction: self._shards_after(transaction, name, after_shard_id, page_limit + 1, page)
-        )
+
+        def look(transaction: ReadTransaction) -> tuple[StoredStream, list[Shard]]:
+            stream = self._catalog.load(transaction, name).stored
+            if page is not None and page.stream_number != stream.number:
+                raise InvalidArgumentException(
+                    argument="next_token", value=next_token, constraint="belong to the stream that has this name today"
+                )
+            return self._shards_after(transaction, name, after_shard_id, page_limit + 1)
+
+        stream, shards = self._engine.read(look)
         token = None
         if len(shards) > page_limit:
             shards = shards[:page_limit]
@@ -507,14 +513,8 @@ class StreamStore:
         stream_name: str,
         after_shard_id: str | None,
         count: int,
-        page: ShardPage | None = None,
     ) -> tuple[StoredStream, list[Shard]]:
-        known: KnownStream = self._catalog.load(transaction, stream_name)
-        stream = known.stored
-        if page is not None and page.stream_number != stream.number:
-            raise InvalidArgumentException(
-                argument="next_token", value=stream_name, constraint="belong to the stream that has this name today"
-            )
+        stream = self._catalog.load(transaction, stream_name).stored
         first = 0 if after_shard_id is None else shard_index_of(stream, after_shard_id, self._dialect) + 1
         last = min(first + count, len(stream.shards))
         return stream, [self._shard(transaction, stream, index) for index in range(first, last)]

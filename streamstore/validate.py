@@ -6,7 +6,7 @@ Sources: the PutRecord document for put_record, the Kinesis model for the rest.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -88,6 +88,12 @@ def parse_entries(records: object, *, sent_ms: int) -> list[NewRecord]:
             constraint=f"hold at most {PUT_RECORDS_BYTES_MAX:,} bytes of data and partition keys together",
         )
     return new_records
+
+
+def parse_iterable(argument: str, value: object) -> Iterable[object]:
+    if _is_iterable(value):
+        return value
+    raise InvalidArgumentException(argument=argument, value=type(value), constraint="be an iterable of entries")
 
 
 def parse_entry(entry: object, index: int, *, sent_ms: int) -> NewRecord:
@@ -344,6 +350,10 @@ def _is_shard_iterator_type(value: object) -> TypeGuard[ShardIteratorType]:
 
 def _is_sequence(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
+
+
+def _is_iterable(value: object) -> TypeGuard[Iterable[object]]:
+    return isinstance(value, Iterable)
 
 
 def _is_tuple(value: object) -> TypeGuard[tuple[object, ...]]:

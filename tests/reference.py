@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from math import ceil
 
 from streamstore import errors, model
 
@@ -23,13 +22,13 @@ RULES: dict[str, re.Pattern[str] | range | tuple[object, ...]] = {
     "max_results": range(1, 10_001),
     "shard_iterator_type": ("AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"),
 }
-LARGEST_DEBT_US = 9_007_813  # one second, and 1 MiB with the longest key at 128 KB/s
+LARGEST_DEBT_NS = 9_007_812_501  # one second, and 1 MiB with the longest key at 128 KB/s
 
 
 class ShardState:
     def __init__(self) -> None:
         self.records: list[model.Record] = []
-        self.full_at_us = [0, 0]  # the quotas of bytes and of records
+        self.full_at_ns = [0, 0]  # the quotas of bytes and of records
 
 
 class StreamState:
@@ -114,7 +113,7 @@ class ReferenceStore:
         if ordering is not None:
             refuse_unless(sequence < len(shard.records), "sequence_number_for_ordering", ordering)
         if stream.write_quota is not None:
-            charge(shard, len(data) + len(key.encode()), stream.write_quota, now_us=self.clock() * 1000)
+            charge(shard, len(data) + len(key.encode()), stream.write_quota, now_ns=self.clock() * 1_000_000)
         arrival_ms = max([self.clock(), *(record.arrival_ms for record in shard.records[-1:])])
         shard.records.append(model.Record(str(len(shard.records)), key, data, arrival_ms))
         return model.PutRecordResult(shard_name(index), shard.records[-1].sequence_number)
@@ -162,14 +161,14 @@ class ReferenceStore:
         return f"place {len(self.places) - 1}"
 
 
-def charge(shard: ShardState, size_bytes: int, kb_per_sec: int, *, now_us: int) -> None:
+def charge(shard: ShardState, size_bytes: int, kb_per_sec: int, *, now_ns: int) -> None:
     """Let the record through if what is owed leaves room for it in one second of quota, or if nothing is owed."""
-    costs_us = [ceil(size_bytes * 1_000_000 / (kb_per_sec * 1024)), 1_000]
-    owed_us = [max(0, full_at_us - now_us) for full_at_us in shard.full_at_us]
-    owed_us = [0 if owed > LARGEST_DEBT_US else owed for owed in owed_us]  # the clock was set back
-    if any(owed > max(0, 1_000_000 - cost) for owed, cost in zip(owed_us, costs_us, strict=True)):
+    costs_ns = [size_bytes * 1_000_000_000 // (kb_per_sec * 1024), 1_000_000]
+    owed_ns = [max(0, full_at_ns - now_ns) for full_at_ns in shard.full_at_ns]
+    owed_ns = [0 if owed > LARGEST_DEBT_NS else owed for owed in owed_ns]  # the clock was set back
+    if any(owed > max(0, 1_000_000_000 - cost) for owed, cost in zip(owed_ns, costs_ns, strict=True)):
         raise errors.ProvisionedThroughputExceededException(stream_name="", shard_id="", retry_after_ms=0)
-    shard.full_at_us = [now_us + owed + cost for owed, cost in zip(owed_us, costs_us, strict=True)]
+    shard.full_at_ns = [now_ns + owed + cost for owed, cost in zip(owed_ns, costs_ns, strict=True)]
 
 
 def check(**arguments: object) -> None:

@@ -50,8 +50,8 @@ COUNTER = ShardCounter(
     first_sequence=0,
     next_sequence=2,
     last_arrival_ms=1_700_000_000_005,
-    quota_bytes_full_at_us=1_700_000_000_000_000,
-    quota_records_full_at_us=1_700_000_000_001_000,
+    quota_bytes_full_at_ns=1_700_000_000_000_000,
+    quota_records_full_at_ns=1_700_000_000_001_000,
 )
 COUNTER_BYTES = bytes.fromhex(
     "08aec344"  # CRC-32 over b"counters/", the key, and what follows
@@ -125,11 +125,11 @@ def test_a_whole_store_reads_by_the_documented_format_alone(store_path: Path, cl
             struct.unpack(">II", key): struct.unpack(">QQQQQ", unsealed(b"counters/" + key, value))
             for key, value in raw.items(b"counters")
         }
-        bytes_cost_us = -(-6 * 1_000_000 // 131_072) + -(-10 * 1_000_000 // 131_072)
-        now_us = 1_700_000_000_005_000
+        bytes_cost_ns = 6 * 1_000_000_000 // 131_072 + 10 * 1_000_000_000 // 131_072
+        now_ns = 1_700_000_000_005_000_000
         assert counters == {
             (1, 0): (0, 0, 0, 0, 0),
-            (1, 1): (0, 2, 1_700_000_000_005, now_us + bytes_cost_us, now_us + 2_000),
+            (1, 1): (0, 2, 1_700_000_000_005, now_ns + bytes_cost_ns, now_ns + 2_000_000),
         }
 
         records = [
