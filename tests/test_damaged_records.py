@@ -172,3 +172,18 @@ def test_a_damaged_stream_entry_is_refused_and_other_streams_go_on(damaged: Dama
                 use()
         store.create_stream("t")
         assert store.put_record("t", b"", "k").sequence_number == "0"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_time_behind_a_damaged_record_is_found(
+    damaged: Damaged, clock: Clock, damage: Callable[[RawStore], None]
+) -> None:
+    with damaged(damage) as store:
+        arrivals_ms = [clock.now_ms - 4 + index for index in range(5)]
+        for index in (0, 1, 4):
+            iterator = store.get_shard_iterator("s", SHARD, "AT_TIMESTAMP", timestamp=arrivals_ms[index] / 1000)
+            assert store.get_records(iterator, limit=1).records[0].data == f"data {index}".encode()
+        # Record 2 has no time any more, and may be the one that the time of record 3 asks for.
+        iterator = store.get_shard_iterator("s", SHARD, "AT_TIMESTAMP", timestamp=arrivals_ms[3] / 1000)
+        with pytest.raises(CorruptRecordError, match="Record 2"):
+            store.get_records(iterator)

@@ -25,8 +25,19 @@ def refusal(store: StreamStore, size_bytes: int) -> ProvisionedThroughputExceede
 def test_one_second_of_bytes_passes_at_once_and_no_byte_more(store: StreamStore, kb_per_sec: int) -> None:
     store.create_stream("s", write_quota_kb_per_sec=kb_per_sec)
     for _ in range(64):
-        put(store, kb_per_sec * 16)  # 15,625 us each: no rounding
+        put(store, kb_per_sec * 16)
     assert refusal(store, 1).retry_after_ms == 1
+
+
+@pytest.mark.parametrize("size_bytes", [1_000, 1_024, 1_311])
+def test_what_fits_into_one_second_of_bytes_passes_to_the_last_byte(store: StreamStore, size_bytes: int) -> None:
+    store.create_stream("s", write_quota_kb_per_sec=128)
+    count, left = divmod(128 * 1_024, size_bytes)
+    for _ in range(count):
+        put(store, size_bytes)
+    if left:
+        put(store, left)
+    refusal(store, 1)
 
 
 @pytest.mark.parametrize("kb_per_sec", [128, 512, 1024])
