@@ -7,7 +7,6 @@ number of its tasks were waiting. Nothing of the operations is repeated here; th
 import asyncio
 import contextlib
 import os
-import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import islice
@@ -109,7 +108,7 @@ class AsyncStreamStore:
             allow_network_filesystem=allow_network_filesystem,
         )
         self._opened: StreamStore | None = None
-        self._outboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Outbox] = weakref.WeakKeyDictionary()
+        self._outboxes: dict[asyncio.AbstractEventLoop, _Outbox] = {}
         self._last_outbox: _Outbox | None = None
 
     async def __aenter__(self) -> Self:
@@ -236,7 +235,13 @@ class AsyncStreamStore:
         loop = asyncio.get_running_loop()
         outbox = self._last_outbox
         if outbox is None or outbox.loop is not loop:
-            outbox = self._last_outbox = self._outboxes.get(loop) or self._outboxes.setdefault(loop, _Outbox(loop))
+            outbox = self._last_outbox = self._outboxes.get(loop) or self._add_outbox(loop)
         request = _LoopRequest(change, payload_bytes, outbox)
         self._store.submit(request)
         return request.future
+
+    def _add_outbox(self, loop: asyncio.AbstractEventLoop) -> _Outbox:
+        for known in list(self._outboxes):
+            if known.is_closed():
+                self._outboxes.pop(known, None)
+        return self._outboxes.setdefault(loop, _Outbox(loop))
