@@ -1,0 +1,285 @@
+"""Laws of AsyncStreamStore: it is StreamStore, awaited: the same operations, parameters, results and errors."""
+
+import asyncio
+import contextlib
+import gc
+import inspect
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Final, TypeVar, cast
+
+import pytest
+
+from streamstore import (
+    AsyncStreamStore,
+    InvalidArgumentException,
+    PutRecordResult,
+    Record,
+    StoreClosedError,
+    StoreNotFoundError,
+    StreamStore,
+    StreamStoreError,
+)
+from streamstore.check import check_store
+from tests.commits import WAIT_S
+from tests.conftest import Clock, open_store
+
+T = TypeVar("T")
+SHARD: Final = "shard-000000"
+
+NOT_AWAITED: Final = {
+    "submit_record": "a task of put_record is its future",
+    "ingest": "it waits in the thread that iterates; give it one of its own",
+    "change_of_put_record": "for AsyncStreamStore itself",
+    "change_of_put_records": "for AsyncStreamStore itself",
+    "submit": "for AsyncStreamStore itself",
+}
+
+
+def run(coroutine: Coroutine[object, object, T]) -> T:
+    """Run it in a loop of its own. It must end in time, and leave the loop nothing to complain of."""
+    complaints: list[dict[str, object]] = []
+
+    async def limited() -> T:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with asyncio.timeout(WAIT_S):
+            return await coroutine
+
+    result = asyncio.run(limited())
+    gc.collect()
+    assert complaints == []
+    return result
+
+
+@pytest.fixture
+def path(store_path: Path, clock: Clock) -> Iterator[Path]:
+    """A store with the stream "s" of one shard, checked when the test is over."""
+    with open_store(store_path, clock) as store:
+        store.create_stream("s")
+    yield store_path
+    assert check_store(store_path) == []
+
+
+def opened(path: Path, clock: Clock) -> AsyncStreamStore:
+    return AsyncStreamStore(path, sync="off", clock=clock)
+
+
+def inside(store: AsyncStreamStore) -> StreamStore:
+    return cast(StreamStore, vars(store)["_opened"])
+
+
+async def put(store: AsyncStreamStore, number: int) -> PutRecordResult:
+    return await store.put_record("s", b"%d" % number, "k")
+
+
+async def stored(store: AsyncStreamStore) -> list[int]:
+    records = [record async for record in store.read("s", SHARD)]
+    assert [record.sequence_number for record in records] == [str(index) for index in range(len(records))]
+    return [int(record.data) for record in records]
+
+
+def placed(first: int, stop: int) -> list[PutRecordResult]:
+    return [PutRecordResult(SHARD, str(sequence)) for sequence in range(first, stop)]
+
+
+async def started(*coroutines: Coroutine[object, object, T]) -> list[asyncio.Task[T]]:
+    """Return tasks that have run up to where they wait."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    await asyncio.sleep(0)
+    return tasks
+
+
+# The same operations
+
+
+def operations_of(store_type: type[object]) -> dict[str, inspect.Signature]:
+    return {
+        name: inspect.signature(member)
+        for name, member in vars(store_type).items()
+        if inspect.isfunction(member) and (not name.startswith("_") or name == "__init__")
+    }
+
+
+def test_every_operation_has_the_same_parameters() -> None:
+    ours, awaited = operations_of(StreamStore), operations_of(AsyncStreamStore)
+    assert awaited.keys() == ours.keys() - NOT_AWAITED.keys()
+    assert ours.keys() >= NOT_AWAITED.keys()
+    for name, signature in awaited.items():
+        assert list(signature.parameters.values()) == list(ours[name].parameters.values()), name
+
+
+def test_every_operation_returns_the_same_type() -> None:
+    ours, awaited = operations_of(StreamStore), operations_of(AsyncStreamStore)
+    for name in awaited.keys() - {"read"}:
+        assert awaited[name].return_annotation == ours[name].return_annotation, name
+
+
+TOKEN: Final = object()
+"""Stands for the token that the call before has returned."""
+Call = tuple[str, tuple[object, ...], dict[str, object]]
+SCENARIO: Final[list[Call]] = [
+    ("create_stream", ("t",), {"shard_count": 3, "retention_hours": 1, "write_quota_kb_per_sec": 128}),
+    ("create_stream", ("t",), {}),
+    ("create_stream", ("t",), {"shard_count": 0}),
+    ("put_record", ("t", b"one", "k"), {}),
+    ("put_record", ("t", b"two", "k"), {"explicit_hash_key": "0", "sequence_number_for_ordering": None}),
+    ("put_record", ("t", b"two", "k"), {"explicit_hash_key": "0", "sequence_number_for_ordering": "0"}),
+    ("put_record", ("t", b"two", "k"), {"sequence_number_for_ordering": "9"}),
+    ("put_record", ("t", 5, "k"), {}),
+    ("put_record", ("unknown", b"", "k"), {}),
+    ("put_record", ("t", bytes(1_000_000), "a"), {"explicit_hash_key": "5"}),
+    ("put_records", ("t", [(b"3", "k"), (bytes(500_000), "a"), (b"4", "a"), (b"5", "k", "7")]), {}),
+    ("put_records", ("t", []), {}),
+    ("put_records", ("unknown", [(b"", "k")]), {}),
+    ("describe_stream", ("t",), {}),
+    ("describe_stream", ("t",), {"limit": 1, "exclusive_start_shard_id": SHARD}),
+    ("describe_stream", ("unknown",), {}),
+    ("list_streams", (), {}),
+    ("list_streams", (), {"limit": 1, "exclusive_start_stream_name": "a"}),
+    ("list_shards", ("t",), {"exclusive_start_shard_id": SHARD}),
+    ("list_shards", ("t",), {"max_results": 2}),
+    ("list_shards", (), {"next_token": TOKEN}),
+    ("list_shards", (), {"next_token": "x"}),
+    ("get_shard_iterator", ("t", SHARD, "TRIM_HORIZON"), {}),
+    ("get_records", (TOKEN,), {"limit": 1}),
+    ("get_records", (TOKEN,), {}),
+    ("get_records", ("x",), {}),
+    ("get_shard_iterator", ("t", SHARD, "AT_SEQUENCE_NUMBER"), {"starting_sequence_number": "1"}),
+    ("get_records", (TOKEN,), {}),
+    ("get_shard_iterator", ("t", SHARD, "AT_TIMESTAMP"), {"timestamp": 0}),
+    ("get_records", (TOKEN,), {}),
+    ("get_shard_iterator", ("t", "shard-9", "LATEST"), {}),
+    ("read", ("t", SHARD), {}),
+    ("read", ("t", SHARD), {"starting_sequence_number": "1"}),
+    ("read", ("t", SHARD), {"starting_sequence_number": "x"}),
+    ("read", ("unknown", SHARD), {}),
+    ("delete_stream", ("t",), {}),
+    ("delete_stream", ("t",), {}),
+    ("get_records", (TOKEN,), {}),
+    ("close", (), {}),
+    ("close", (), {}),
+    ("put_record", ("s", b"", "k"), {}),
+    ("list_streams", (), {}),
+]
+
+
+async def outcomes_of(store: object) -> list[object]:
+    """Return what each call of the scenario returns or raises, its tokens taken out."""
+    outcomes: list[object] = []
+    token = ""
+    for name, arguments, options in SCENARIO:
+        method = cast(Callable[..., object], getattr(store, name))
+        try:
+            result = method(
+                *(token if value is TOKEN else value for value in arguments),
+                **{option: token if value is TOKEN else value for option, value in options.items()},
+            )
+            if inspect.iscoroutine(result):
+                result = cast(object, await result)
+            if name == "read":
+                result = await listed(result)
+        except StreamStoreError as error:
+            outcomes.append((type(error), error.message))
+            continue
+        found = result if isinstance(result, str) else next(filter(None, map(vars_of(result).get, TOKENS)), None)
+        token = token if found is None else str(found)
+        outcomes.append(repr(result).replace(token, "TOKEN") if token else repr(result))
+    return outcomes
+
+
+TOKENS: Final = ("next_shard_iterator", "next_token")
+
+
+def vars_of(result: object) -> dict[str, object]:
+    return {name: getattr(result, name, None) for name in TOKENS}
+
+
+async def listed(records: object) -> list[object]:
+    if isinstance(records, AsyncIterator):
+        return [record async for record in cast(AsyncIterator[object], records)]
+    return list(cast(Iterator[object], records))
+
+
+def test_every_operation_has_the_same_results_and_errors(path: Path, tmp_path: Path, clock: Clock) -> None:
+    async def awaited() -> list[object]:
+        async with opened(path, clock) as store:
+            return await outcomes_of(store)
+
+    with open_store(tmp_path / "twin", clock) as twin:
+        twin.create_stream("s")
+        expected = asyncio.run(outcomes_of(twin))
+    assert {name for name, _, _ in SCENARIO} | {"__init__"} == operations_of(AsyncStreamStore).keys()
+    for call, ours, theirs in zip(SCENARIO, run(awaited()), expected, strict=True):
+        assert ours == theirs, call
+
+
+def test_it_opens_as_a_stream_store_does(tmp_path: Path, path: Path) -> None:
+    async def opening(path: Path, *, create: bool = True, read_only: bool = False) -> list[object]:
+        async with AsyncStreamStore(path, create=create, read_only=read_only) as store:
+            return [(await store.list_streams()).stream_names, await store.put_record("s", b"0", "k")]
+
+    with pytest.raises(StoreNotFoundError):
+        run(opening(tmp_path / "missing", create=False))
+    with pytest.raises(InvalidArgumentException):
+        run(opening(path, read_only=True))
+    assert run(opening(path)) == [("s",), *placed(0, 1)]
+
+
+@pytest.mark.parametrize("call", SCENARIO, ids=[name for name, _, _ in SCENARIO])
+def test_outside_of_async_with_every_operation_finds_the_store_closed(path: Path, clock: Clock, call: Call) -> None:
+    name, arguments, options = call
+
+    async def use(store: AsyncStreamStore) -> None:
+        result = cast(Callable[..., object], getattr(store, name))(*arguments, **options)
+        await (listed(result) if name == "read" else cast(Coroutine[object, object, object], result))
+
+    if name == "close":
+        run(use(opened(path, clock)))
+        return
+    with pytest.raises(StoreClosedError):
+        run(use(opened(path, clock)))
+
+
+# Reading
+
+
+def test_reading_goes_over_pages_up_to_the_newest_and_may_stop_anywhere(path: Path, clock: Clock) -> None:
+    async def scenario() -> None:
+        async with opened(path, clock) as store:
+            for first in range(0, 2_500, 500):
+                await store.put_records("s", [(b"%d" % number, "k") for number in range(first, first + 500)])
+            assert await stored(store) == list(range(2_500))
+            seen = 0
+            async with contextlib.aclosing(cast(AsyncGenerator[Record], store.read("s", SHARD))) as records:
+                async for _ in records:
+                    seen += 1
+                    if seen == 1_200:
+                        break
+            assert await put(store, 2_500) == PutRecordResult(SHARD, "2500")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("name", ["get_records", "create_stream", "delete_stream", "close"])
+def test_what_may_take_long_does_not_hold_up_the_loop(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    go_on = threading.Event()
+    method = cast(Callable[..., object], getattr(StreamStore, name))
+
+    def wait_for_the_loop(*arguments: object, **options: object) -> object:
+        assert go_on.wait(WAIT_S / 2), "the loop stands still"
+        return method(*arguments, **options)
+
+    async def scenario() -> None:
+        async with opened(path, clock) as store:
+            monkeypatch.setattr(StreamStore, name, wait_for_the_loop)
+            token = await store.get_shard_iterator("s", SHARD, "TRIM_HORIZON")
+            arguments = {"get_records": (token,), "create_stream": ("t",), "delete_stream": ("s",), "close": ()}[name]
+            call = cast(Callable[..., Coroutine[object, object, object]], getattr(store, name))
+            tasks = await started(call(*arguments))
+            go_on.set()
+            await asyncio.gather(*tasks)
+
+    run(scenario())
