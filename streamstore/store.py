@@ -482,8 +482,8 @@ class StreamStore:
     def change_of_put_records(self, stream_name: object, records: object) -> tuple[Change[list[PutOutcome]], int]:
         """Validate many puts, and return what the writer has to do, with the bytes of their payload."""
         name = parse_stream_name("stream_name", stream_name, self._dialect)
-        new_records = parse_entries(records, sent_ms=self._clock())
-        return lambda appender: appender.put_all(name, new_records), sum(len(record.data) for record in new_records)
+        new_records, payload_bytes = parse_entries(records, sent_ms=self._clock())
+        return lambda appender: appender.put_all(name, new_records), payload_bytes
 
     def submit(self, request: Request[object]) -> None:
         """Let the writer commit a request that says itself where its answer goes."""
@@ -530,13 +530,16 @@ class StreamStore:
 
 
 def result_of_put_records(outcomes: list[PutOutcome]) -> PutRecordsResult:
-    entries = [
-        outcome
-        if isinstance(outcome, PutRecordsResultEntry)
-        else PutRecordsResultEntry(None, None, type(outcome).__name__, outcome.message)
-        for outcome in outcomes
-    ]
-    return PutRecordsResult(sum(entry.error_code is not None for entry in entries), entries)
+    entries = [outcome for outcome in outcomes if isinstance(outcome, PutRecordsResultEntry)]
+    failed_record_count = len(outcomes) - len(entries)
+    if failed_record_count:
+        entries = [
+            outcome
+            if isinstance(outcome, PutRecordsResultEntry)
+            else PutRecordsResultEntry(None, None, type(outcome).__name__, outcome.message)
+            for outcome in outcomes
+        ]
+    return PutRecordsResult(failed_record_count, entries)
 
 
 def _appender_factory(catalog: StreamCatalog, dialect: Dialect) -> Callable[[WriteTransaction], ShardAppender]:

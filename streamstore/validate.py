@@ -42,6 +42,7 @@ SEQUENCE_NUMBER_PATTERN: Final = re.compile(rf"0|([1-9][0-9]{{0,{SEQUENCE_NUMBER
 SHARD_ID_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 PARTITION_KEYS_REMEMBERED: Final = 16_384
+_hash_keys: Final[dict[str, int]] = {}
 STREAM_NAMES_REMEMBERED: Final = 1_024
 
 SHARD_ITERATOR_TYPES: Final[tuple[str, ...]] = get_args(ShardIteratorType)
@@ -59,7 +60,9 @@ def parse_new_record(
     record_data = data if type(data) is bytes and len(data) <= RECORD_DATA_BYTES_MAX else parse_data(data)
     # The exact type, because the memory must not ask a foreign class whether two keys are equal.
     if type(partition_key) is str:
-        key, hash_key = partition_key, _hash_key_of_valid(partition_key)
+        key, hash_key = partition_key, _hash_keys.get(partition_key)
+        if hash_key is None:
+            hash_key = _hash_key_of_valid(partition_key)
     else:
         key = parse_partition_key(partition_key)
         hash_key = hash_key_of_partition_key(key)
@@ -71,8 +74,11 @@ def parse_new_record(
     return new_named_tuple(NewRecord, (key, record_data, hash_key, ordering, sent_ms))
 
 
-def parse_entries(records: object, *, sent_ms: int) -> list[NewRecord]:
-    """Return what put_records may store. A bad entry refuses them all, and the error names it: ``records[3].data``."""
+def parse_entries(records: object, *, sent_ms: int) -> tuple[list[NewRecord], int]:
+    """Return what put_records may store, and its bytes of data and keys.
+
+    A bad entry refuses them all, and the error names it: ``records[3].data``.
+    """
     if not _is_sequence(records) or not 1 <= len(records) <= PUT_RECORDS_ENTRIES_MAX:
         raise InvalidArgumentException(
             argument="records",
@@ -87,7 +93,7 @@ def parse_entries(records: object, *, sent_ms: int) -> list[NewRecord]:
             value=f"{len(new_records)} entries of {total_bytes:,} bytes",
             constraint=f"hold at most {PUT_RECORDS_BYTES_MAX:,} bytes of data and partition keys together",
         )
-    return new_records
+    return new_records, total_bytes
 
 
 def parse_iterable(argument: str, value: object) -> Iterable[object]:
@@ -328,10 +334,13 @@ def _parse_write_quota(value: object) -> int | None:
     )
 
 
-@lru_cache(maxsize=PARTITION_KEYS_REMEMBERED)
 def _hash_key_of_valid(partition_key: str) -> int:
     """Prove the key and hash it. Keys come again and again, and this is half of what a put costs before its commit."""
-    return hash_key_of_partition_key(parse_partition_key(partition_key))
+    hash_key = hash_key_of_partition_key(parse_partition_key(partition_key))
+    if len(_hash_keys) >= PARTITION_KEYS_REMEMBERED:
+        _hash_keys.clear()  # for keys that never come again, lru_cache would cost more than the hashing
+    _hash_keys[partition_key] = hash_key
+    return hash_key
 
 
 def _encodes_to_utf8(text: str) -> bool:
