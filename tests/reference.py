@@ -22,6 +22,7 @@ RULES: dict[str, re.Pattern[str] | range | tuple[object, ...]] = {
     "max_results": range(1, 10_001),
     "shard_iterator_type": ("AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"),
 }
+Entry = tuple[bytes, str, str | None]
 LARGEST_DEBT_NS = 9_007_812_501  # one second, and 1 MiB with the longest key at 128 KB/s
 
 
@@ -43,6 +44,9 @@ class StreamState:
         ranges = [model.HashKeyRange(index * width, end) for index, end in enumerate(ends)]
         shards = [model.Shard(shard_name(i), r, model.SequenceNumberRange("0")) for i, r in enumerate(ranges)]
         return tuple(shards[first : first + count])
+
+    def index_at(self, hash_key: int) -> int:
+        return min(hash_key // ((2**128 - 1) // len(self.shards)), len(self.shards) - 1)
 
     def index_of(self, shard_id: str) -> int:
         names = [shard_name(index) for index in range(len(self.shards))]
@@ -101,17 +105,42 @@ class ReferenceStore:
     def put_record(
         self, name: str, data: bytes, key: str, *, explicit_hash_key: str | None, ordering: str | None
     ) -> model.PutRecordResult:
-        check(stream_name=name, data=len(data), partition_key=key)
-        position = int(hashlib.md5(key.encode()).hexdigest(), 16)
-        if explicit_hash_key is not None:
-            position = number("explicit_hash_key", explicit_hash_key)
-            refuse_unless(position < 2**128, "explicit_hash_key", explicit_hash_key)
+        check(stream_name=name)
+        hash_key = hash_key_of(data, key, explicit_hash_key)
         sequence = number("sequence_number_for_ordering", ordering or "0")
         stream = self.stream(name)
-        index = min(position // ((2**128 - 1) // len(stream.shards)), len(stream.shards) - 1)
-        shard = stream.shards[index]
         if ordering is not None:
-            refuse_unless(sequence < len(shard.records), "sequence_number_for_ordering", ordering)
+            passed = len(stream.shards[stream.index_at(hash_key)].records)
+            refuse_unless(sequence < passed, "sequence_number_for_ordering", ordering)
+        return self.append(stream, hash_key, data, key)
+
+    def put_records(self, name: str, entries: list[Entry]) -> model.PutRecordsResult:
+        check(stream_name=name)
+        refuse_unless(0 < len(entries) <= 500, "records", None)
+        hash_keys = [hash_key_of_entry(*entry) for entry in enumerate(entries)]
+        refuse_unless(sum(len(data) + len(key.encode()) for data, key, _ in entries) <= 5 * 2**20, "records", None)
+        stream, results, throttled = self.stream(name), list[model.PutRecordsResultEntry](), set[int]()
+        for (data, key, _), hash_key in zip(entries, hash_keys, strict=True):
+            index = stream.index_at(hash_key)
+            try:
+                if index in throttled:
+                    raise errors.ProvisionedThroughputExceededException(stream_name="", shard_id="", retry_after_ms=0)
+                results.append(model.PutRecordsResultEntry(*self.append(stream, hash_key, data, key)[:2]))
+            except errors.ProvisionedThroughputExceededException as error:
+                throttled.add(index)
+                results.append(model.PutRecordsResultEntry(None, None, type(error).__name__, ""))
+        return model.PutRecordsResult(sum(result.sequence_number is None for result in results), results)
+
+    def ingest(self, name: str, entries: list[Entry]) -> model.IngestResult:
+        stream, shard_ids = self.stream(name), set[str]()
+        for index, (data, key, explicit_hash_key) in enumerate(entries):
+            hash_key = hash_key_of_entry(index, (data, key, explicit_hash_key))
+            shard_ids.add(self.append(stream, hash_key, data, key).shard_id)
+        return model.IngestResult(len(entries), sum(len(data) for data, _, _ in entries), frozenset(shard_ids))
+
+    def append(self, stream: StreamState, hash_key: int, data: bytes, key: str) -> model.PutRecordResult:
+        index = stream.index_at(hash_key)
+        shard = stream.shards[index]
         if stream.write_quota is not None:
             charge(shard, len(data) + len(key.encode()), stream.write_quota, now_ns=self.clock() * 1_000_000)
         arrival_ms = max([self.clock(), *(record.arrival_ms for record in shard.records[-1:])])
@@ -159,6 +188,23 @@ class ReferenceStore:
     def place(self, stream: StreamState, index: int, sequence: int, not_before_ms: int) -> str:
         self.places[f"place {len(self.places)}"] = (stream, index, sequence, not_before_ms, self.clock())
         return f"place {len(self.places) - 1}"
+
+
+def hash_key_of(data: bytes, key: str, explicit_hash_key: str | None) -> int:
+    check(data=len(data), partition_key=key)
+    if explicit_hash_key is None:
+        return int(hashlib.md5(key.encode()).hexdigest(), 16)
+    hash_key = number("explicit_hash_key", explicit_hash_key)
+    refuse_unless(hash_key < 2**128, "explicit_hash_key", explicit_hash_key)
+    return hash_key
+
+
+def hash_key_of_entry(index: int, entry: Entry) -> int:
+    try:
+        return hash_key_of(*entry)
+    except errors.InvalidArgumentException as refusal:
+        argument = f"records[{index}].{refusal.argument}"
+        raise errors.InvalidArgumentException(argument=argument, value=None, constraint="") from None
 
 
 def charge(shard: ShardState, size_bytes: int, kb_per_sec: int, *, now_ns: int) -> None:

@@ -7,7 +7,10 @@ made to fail, before or after LMDB has written them.
 import shutil
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -26,10 +29,10 @@ from hypothesis.stateful import (
 
 from streamstore import InvalidArgumentException, StoreFullError, StreamStoreError
 from streamstore.check import check_store
-from streamstore.model import ShardIteratorType
-from tests.commits import Moment, failing_commit
+from streamstore.model import IngestResult, PutRecordResult, PutRecordsResult, ShardIteratorType
+from tests.commits import WAIT_S, Moment, failing_commit
 from tests.conftest import Clock, open_store
-from tests.reference import ReferenceStore
+from tests.reference import Entry, ReferenceStore
 
 T = TypeVar("T")
 Tokens = tuple[str, str]
@@ -68,6 +71,13 @@ ITERATOR_TYPES: Final[list[ShardIteratorType]] = [
     "LATEST",
     "AT_TIMESTAMP",
 ]
+DrawnEntry = tuple[bytes | int, str, str | None]
+TOO_MANY: list[DrawnEntry] = [(b"", "k", None)] * 501
+TOO_LARGE: list[DrawnEntry] = [(1_048_576, "k", None)] * 5
+small_payloads: st.SearchStrategy[bytes | int] = mostly(st.binary(max_size=64), 131_071, 200_000, 1_048_577)
+drawn_entries: st.SearchStrategy[list[DrawnEntry]] = mostly(
+    st.lists(st.tuples(small_payloads, partition_keys, hash_keys), max_size=8), TOO_MANY, TOO_LARGE
+)
 failures: st.SearchStrategy[Moment | None] = mostly(st.none(), "before", "after")
 
 
@@ -83,7 +93,15 @@ def outcome(call: Callable[[], T]) -> T | Refused:
     try:
         return call()
     except StreamStoreError as error:
-        return Refused((type(error), error.argument if isinstance(error, InvalidArgumentException) else None))
+        return refused(error)
+
+
+def refused(error: StreamStoreError) -> Refused:
+    return Refused((type(error), error.argument if isinstance(error, InvalidArgumentException) else None))
+
+
+def entries_of(drawn: list[DrawnEntry]) -> list[Entry]:
+    return [(bytes(payload), key, hash_key) for payload, key, hash_key in drawn]
 
 
 class StoreAndOracle(RuleBasedStateMachine):
@@ -176,6 +194,55 @@ class StoreAndOracle(RuleBasedStateMachine):
         for key in keys:
             self.put_record(name, key.encode(), key, None, None, None)
             self.clock.advance(step_ms)
+
+    @rule(name=any_stream_names, drawn=drawn_entries, failure=failures)
+    def put_records(self, name: str, drawn: list[DrawnEntry], failure: Moment | None) -> None:
+        entries = entries_of(drawn)
+        self.last_put_ms = self.clock()
+
+        def put() -> PutRecordsResult:
+            result = self.store.put_records(name, entries)
+            assert all(bool(entry.error_code) == bool(entry.error_message) for entry in result.records)
+            messages = ["" if entry.error_message else None for entry in result.records]
+            told = [entry._replace(error_message=text) for entry, text in zip(result.records, messages, strict=True)]
+            return replace(result, records=told)
+
+        self.change(put, lambda: self.oracle.put_records(name, entries), failure)
+
+    @rule(name=any_stream_names, drawn=drawn_entries, failure=failures)
+    def submit_records(self, name: str, drawn: list[DrawnEntry], failure: Moment | None) -> None:
+        entries = entries_of(drawn)
+        self.last_put_ms = self.clock()
+        with failing_commit(failure) if failure else nullcontext():
+            submitted = [outcome(partial(self.submit, name, *entry)) for entry in entries]
+            results = [
+                receipt if isinstance(receipt, Refused) else outcome(partial(receipt.result, WAIT_S))
+                for receipt in submitted
+            ]
+        if failure == "before":
+            assert all(isinstance(result, Refused) for result in results)
+            return
+        for (data, key, hash_key), result in zip(entries, results, strict=True):
+            put = partial(self.oracle.put_record, name, data, key, explicit_hash_key=hash_key, ordering=None)
+            assert result == outcome(put)
+
+    @rule(name=any_stream_names, drawn=drawn_entries, failure=failures, good_commits=st.integers(0, 3))
+    def ingest(self, name: str, drawn: list[DrawnEntry], failure: Moment | None, good_commits: int) -> None:
+        if name in self.oracle.streams and self.oracle.streams[name].write_quota is not None:
+            return  # how long it waits there depends on the speed of the disk
+        entries = entries_of(drawn)
+        self.last_put_ms = self.clock()
+        with failing_commit(failure, after=good_commits) if failure else nullcontext():
+            try:
+                result: IngestResult | Refused = self.store.ingest(name, iter(entries))
+            except StoreFullError as error:
+                assert failure == "before"
+                stored_count = int(error.__notes__[0].split()[2].replace(",", ""))
+                assert self.oracle.ingest(name, entries[:stored_count]).record_count == stored_count < len(entries)
+                return
+            except StreamStoreError as error:
+                result = refused(error)
+        assert result == outcome(lambda: self.oracle.ingest(name, entries))
 
     @rule(
         target=iterators,
@@ -284,6 +351,9 @@ class StoreAndOracle(RuleBasedStateMachine):
         else:
             assert "before" not in failed
             assert result == outcome(expected)
+
+    def submit(self, name: str, data: bytes, key: str, hash_key: str | None) -> Future[PutRecordResult]:
+        return self.store.submit_record(name, data, key, explicit_hash_key=hash_key)
 
     def page_at(self, tokens: Tokens, limit: int) -> list[Tokens]:
         real = outcome(lambda: self.store.get_records(tokens[0], limit=limit))
