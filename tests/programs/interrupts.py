@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import FrameType
 
 from streamstore import RequestError, StreamStore
 from streamstore.check import check_store
@@ -52,20 +53,37 @@ class Work:
             self.store.delete_stream("t")
 
 
+class Interrupts:
+    """SIGINT raises ``KeyboardInterrupt`` at any line of the work and nowhere else: it must be armed each time."""
+
+    def __init__(self) -> None:
+        self.raised = 0
+        self.armed = False
+        signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.armed:
+            self.armed = False
+            self.raised += 1
+            raise KeyboardInterrupt
+
+
 def work_until_told(work: Work, enough: threading.Event) -> int:
     """Return how many interrupts there were."""
-    interrupts, number = 0, 0
+    interrupts, number = Interrupts(), 0
     while not enough.is_set():
         try:
+            interrupts.armed = True
             while not enough.is_set():
                 number += 1
                 try:
                     work.step(number)
                 except RequestError:
                     pass
+            interrupts.armed = False
         except KeyboardInterrupt:
-            interrupts += 1
-    return interrupts
+            pass
+    return interrupts.raised
 
 
 def interrupt(count: int, enough: threading.Event) -> None:
@@ -94,6 +112,7 @@ def main() -> None:
     counts: Counter[int] = Counter()
     threads = [threading.Thread(target=produce, args=(store, name, enough, counts)) for name in range(2)]
     threads.append(threading.Thread(target=interrupt, args=(count, enough)))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until the work begins
     for thread in threads:
         thread.start()
     interrupts = work_until_told(work, enough)
