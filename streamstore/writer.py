@@ -343,6 +343,7 @@ class Writer:
                 self._crowded = len(batch) > 1
                 del batch  # it holds on to payloads, and to stores that nobody uses any more
         finally:
+            self._thread_ident = None  # the next thread may get the same
             self._ended = True
             self._window.close()
             self._refuse_rest()
