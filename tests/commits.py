@@ -94,15 +94,15 @@ class FailingTransaction:
 
 
 @contextmanager
-def failing_commit(moment: Moment, *, after: int = 0) -> Generator[list[Moment]]:
-    """Make every commit fail, the first ``after`` ones excepted; the list that it yields says how many did."""
+def failing_commit(moment: Moment, *, after: int = 0, times: int = 1_000_000) -> Generator[list[Moment]]:
+    """Make so many commits fail behind the first ``after`` ones; the list that it yields says how many did."""
     commit = _commit_of_engine()
     failed: list[Moment] = []
     good_left = after
 
     def commit_failing(engine: Engine, transaction: "lmdb.Transaction[bytes]", evidence: object) -> None:
         nonlocal good_left
-        if good_left > 0:
+        if good_left > 0 or len(failed) == times:
             good_left -= 1
             return commit(engine, transaction, evidence)
         failed.append(moment)

@@ -300,6 +300,18 @@ def test_behind_a_failed_commit_nothing_is_stored(
     stream.put_record("s", b"-1", "k")
 
 
+def test_what_is_sent_before_a_failed_commit_is_noticed_is_not_stored_behind_it(stream: StreamStore) -> None:
+    def produce() -> Iterator[Entry]:
+        yield from entries(10)
+        wait_until(lambda: bool(failed))
+        yield from entries(10, first=10)
+
+    with failing_commit("before", times=1) as failed, pytest.raises(StoreFullError) as caught:
+        stream.ingest("s", produce())
+    assert stored(stream) == prefix(0)
+    assert note_of(caught.value) == "The first 0 records are stored."
+
+
 def test_behind_a_commit_of_unknown_outcome_nothing_is_stored(
     stream: StreamStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

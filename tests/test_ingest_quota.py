@@ -1,12 +1,20 @@
 """Laws of ingest into a stream with a write quota: it waits as long as it must, and no shard has a gap or a swap."""
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 import pytest
 
-from streamstore import InvalidArgumentException, StoreFullError, StreamStore
+from streamstore import (
+    InvalidArgumentException,
+    ProvisionedThroughputExceededException,
+    StoreFullError,
+    StreamStore,
+)
+from streamstore.model import NewRecord
+from streamstore.shards import PutOutcome, ShardAppender
 from tests.commits import WAIT_S, failing_commit, in_thread
 from tests.conftest import Clock
 
@@ -82,6 +90,30 @@ def test_a_shard_that_waits_keeps_its_order_and_so_does_one_that_need_not(slow: 
     assert sleeps.ms
 
 
+def test_a_small_record_does_not_overtake_a_large_one_that_waits(
+    slow: StreamStore, sleeps: Sleeps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = threading.Event()
+    put_all = ShardAppender.put_all
+
+    def put_and_tell(appender: ShardAppender, stream_name: str, records: Sequence[NewRecord]) -> list[PutOutcome]:
+        outcomes = put_all(appender, stream_name, records)
+        if any(isinstance(outcome, ProvisionedThroughputExceededException) for outcome in outcomes):
+            refused.set()
+        return outcomes
+
+    def produce() -> Iterator[Entry]:
+        yield from large
+        assert refused.wait(WAIT_S)
+        yield from small  # which the quota would let in
+
+    large, small = entries(2, 100 * KB), entries(30, 2)
+    monkeypatch.setattr(ShardAppender, "put_all", put_and_tell)
+    slow.ingest("s", produce())
+    assert stored(slow, SHARDS[0]) == [data for data, _ in (*large, *small)]
+    assert sleeps.ms
+
+
 def test_records_that_waited_carry_the_time_when_they_were_let_in(
     slow: StreamStore, sleeps: Sleeps, clock: Clock
 ) -> None:
@@ -94,10 +126,13 @@ def test_records_that_waited_carry_the_time_when_they_were_let_in(
 
 def test_it_counts_each_record_once_however_often_it_waited(slow: StreamStore, sleeps: Sleeps) -> None:
     totals: list[int] = []
+    for key in "ak":
+        slow.put_records("s", [(bytes(128 * KB - 1), key)])  # so that nothing of the first batch passes
     result = slow.ingest(
         "s", entries(200, 4 * KB, keys="ak"), on_stored=lambda total: totals.append(total.record_count)
     )
     assert (result.record_count, result.data_bytes) == (200, 200 * (4 * KB - 1))
+    assert totals[0] > 0
     assert totals == sorted(set(totals))
     assert totals[-1] == 200
     assert sleeps.ms
@@ -139,6 +174,7 @@ def test_who_breaks_off_the_waiting_for_a_quota_wants_no_more_of_it(
 ) -> None:
     def break_off() -> None:
         if len(sleeps.ms) == sleep - 1:
+            sleeps.before_each = lambda: None
             raise error
 
     sleeps.before_each = break_off

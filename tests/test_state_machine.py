@@ -74,9 +74,10 @@ ITERATOR_TYPES: Final[list[ShardIteratorType]] = [
 DrawnEntry = tuple[bytes | int, str, str | None]
 TOO_MANY: list[DrawnEntry] = [(b"", "k", None)] * 501
 TOO_LARGE: list[DrawnEntry] = [(1_048_576, "k", None)] * 5
-small_payloads: st.SearchStrategy[bytes | int] = mostly(st.binary(max_size=64), 131_071, 200_000, 1_048_577)
+small_payloads: st.SearchStrategy[bytes | int] = mostly(st.binary(max_size=64), 100_000, 131_072, 200_000, 1_048_577)
+THROTTLED: list[DrawnEntry] = [(100_000, "k", None), (100_000, "k", None), (b"small", "k", None)]
 drawn_entries: st.SearchStrategy[list[DrawnEntry]] = mostly(
-    st.lists(st.tuples(small_payloads, partition_keys, hash_keys), max_size=8), TOO_MANY, TOO_LARGE
+    st.lists(st.tuples(small_payloads, partition_keys, hash_keys), max_size=8), TOO_MANY, TOO_LARGE, THROTTLED
 )
 failures: st.SearchStrategy[Moment | None] = mostly(st.none(), "before", "after")
 

@@ -187,9 +187,12 @@ def test_an_interrupt_of_a_submitter_who_waits_for_room_loses_none(stream: Strea
             with held_commits() as held:
                 receipts = [submit(stream, number) for number in range(3)]
                 signalling = in_thread(signal_until_hit)
-                with pytest.raises(KeyboardInterrupt):
-                    submit(stream, 3)
-                signalling.result(WAIT_S)
+                try:
+                    with pytest.raises(KeyboardInterrupt):
+                        submit(stream, 3)
+                finally:
+                    hit.set()
+                    signalling.result(WAIT_S)
                 held.let_go()
                 results_of(receipts)
     finally:
