@@ -90,6 +90,7 @@ class Reorders(BareFile):
             self._held = None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_benchmark_states_durability_payload_batch_and_producers(
     case: Case, run: Run, capsys: pytest.CaptureFixture[str]

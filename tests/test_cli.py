@@ -19,6 +19,8 @@ from streamstore.cli.ending import CommandError
 from streamstore.cli.lines import read_lines
 from streamstore.cli.verify import LineComparison
 
+pytestmark = pytest.mark.slow  # sixty tests that start several processes each
+
 STREAM = "lines"
 SHARD = "shard-000000"
 PROJECT = Path(streamstore.__file__).parent.parent
