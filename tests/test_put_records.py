@@ -22,6 +22,7 @@ from streamstore import (
     StoreFullError,
     StreamStore,
 )
+from streamstore.engine import LMDB_LIB_VERSION
 from tests.children import SIGKILLED, code, run
 from tests.commits import failing_commit, last_commit
 from tests.conftest import Clock, open_store
@@ -332,10 +333,11 @@ def test_of_a_failed_commit_all_records_are_stored_or_none(
 
 PUT_AND_DIE = """
 import os, signal, sys
-from streamstore import StreamStore
+from streamstore import StreamStore, engine
 from streamstore.engine import Engine
 
 path, moment, good_commits = sys.argv[1], sys.argv[2], int(sys.argv[3])
+engine.LMDB_LIB_VERSION = int(sys.argv[4])
 store = StreamStore(path)
 commit = Engine._commit
 
@@ -361,7 +363,7 @@ def test_acknowledged_calls_are_whole_after_a_sudden_death_and_the_last_one_is_w
     stream: StreamStore, clock: Clock, moment: str, good_commits: int
 ) -> None:
     stream.close()
-    acknowledged = run(code(PUT_AND_DIE, stream.path, moment, good_commits), status=SIGKILLED).split()
+    acknowledged = run(code(PUT_AND_DIE, stream.path, moment, good_commits, LMDB_LIB_VERSION), status=SIGKILLED).split()
     assert acknowledged == [str(batch) for batch in range(good_commits)]
     with open_store(stream.path, clock) as reopened:
         for shard_index in (0, 1):
