@@ -26,7 +26,7 @@ def describe_machine(folder: Path) -> dict[str, str]:
         "processor": _value("/proc/cpuinfo", "model name") or platform.machine(),
         "CPUs": str(len(os.sched_getaffinity(0))),
         "memory": f"{int(_value('/proc/meminfo', 'MemTotal').split()[0]) / 2**20:.0f} GiB",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "filesystem": filesystem_under(folder),
     }
 
