@@ -82,9 +82,10 @@ class _LoopRequest(Request[T_co]):
 class AsyncStreamStore:
     """A ``StreamStore`` for asyncio: ``async with AsyncStreamStore(path) as store``. The arguments are the same.
 
-    Every operation is the one of ``StreamStore`` with the same arguments, results and errors. One object may be used by
-    several event loops in several threads. Cancelling a task that waits for a put ends its waiting, not the put: the
-    record is then stored or not, and no other waiter notices.
+    Every operation here is the one of ``StreamStore`` with the same arguments, results and errors; ``submit_record``
+    and ``ingest`` are not here, because tasks share commits anyway. One object may be used by several event loops in
+    several threads. Cancelling a task that waits for a put ends its waiting, not the put: the record is then stored or
+    not, and no other waiter notices.
     """
 
     def __init__(
