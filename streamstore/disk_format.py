@@ -7,7 +7,7 @@ in another place fails like a damaged one.
 ======================== =========================== ===================================================
 named database           key                         payload
 ======================== =========================== ===================================================
-``format``               name in ASCII               msgpack: see ``FormatKey``
+``format``               name in ASCII               msgpack: the keys are listed below
 ``streams``              stream name in UTF-8        msgpack: see ``encode_stream``
 ``counters``             stream number u32,          first sequence u64, next sequence u64, last arrival ms
                          shard index u32             u64, quota of bytes full at ns u64, of records u64

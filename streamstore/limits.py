@@ -45,7 +45,7 @@ WRITE_QUOTA_DEBT_NS_MAX: Final = WRITE_QUOTA_BURST_NS + (
 )
 
 # How much one store holds: ours. A shard is one named LMDB database, and a process keeps a handle for each
-# it touched; LMDB reserves memory for MAX_DBS handles in every transaction.
+# it touched; LMDB reserves memory for as many as it may open (engine.py) in every transaction.
 SHARDS_PER_STORE_MAX: Final = 4_000
 SEQUENCE_NUMBER_MAX: Final = 2**64 - 1  # eight bytes on disk
 
