@@ -47,6 +47,8 @@ from streamstore.model import (
     ShardIteratorType,
     StreamDescription,
     SyncMode,
+    TrimResult,
+    UpdateShardCountResult,
 )
 from streamstore.store import StreamStore
 
@@ -87,4 +89,6 @@ __all__ = [
     "StreamStore",
     "StreamStoreError",
     "SyncMode",
+    "TrimResult",
+    "UpdateShardCountResult",
 ]

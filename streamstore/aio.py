@@ -8,29 +8,27 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from functools import wraps
 from itertools import islice
-from typing import Final, Self, TypeVar
+from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
 from streamstore.errors import StoreClosedError
-from streamstore.limits import GET_RECORDS_LIMIT_MAX, MAP_BYTES_DEFAULT
+from streamstore.limits import MAP_BYTES_DEFAULT
 from streamstore.model import (
-    GetRecordsResult,
-    ListShardsResult,
-    ListStreamsResult,
     PutRecordResult,
     PutRecordsEntry,
     PutRecordsResult,
     Record,
-    ShardIteratorType,
-    StreamDescription,
     SyncMode,
 )
-from streamstore.store import StreamStore, result_of_put_records, system_clock_ms
+from streamstore.opened import system_clock_ms
+from streamstore.store import StreamStore, result_of_put_records
 from streamstore.writer import Change, Request, WakeUps
 
 __all__ = ["AsyncStreamStore"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 READ_AHEAD_RECORDS: Final = 1_000
@@ -77,6 +75,18 @@ class _LoopRequest(Request[T_co]):
             self.future.set_result(self.result)
         else:
             self.future.set_exception(self.error)
+
+
+def _awaited(
+    operation: Callable[Concatenate[StreamStore, P], T],
+) -> "Callable[Concatenate[AsyncStreamStore, P], Coroutine[object, object, T]]":
+    """Return an operation of ``StreamStore`` as one to await, with the same arguments; a thread runs it."""
+
+    @wraps(operation)
+    async def call(store: "AsyncStreamStore", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.to_thread(operation, store.opened, *args, **kwargs)
+
+    return call
 
 
 class AsyncStreamStore:
@@ -134,7 +144,7 @@ class AsyncStreamStore:
         sequence_number_for_ordering: str | None = None,
     ) -> PutRecordResult:
         """See ``StreamStore.put_record``. Calls of one task are stored in their order."""
-        change, payload_bytes = self._store.change_of_put_record(
+        change, payload_bytes = self.opened.change_of_put_record(
             stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering
         )
         return await self._submit(change, payload_bytes)
@@ -143,91 +153,34 @@ class AsyncStreamStore:
         self, stream_name: str, records: Sequence[PutRecordsEntry | tuple[bytes, str] | tuple[bytes, str, str | None]]
     ) -> PutRecordsResult:
         """See ``StreamStore.put_records``."""
-        change, payload_bytes = self._store.change_of_put_records(stream_name, records)
+        change, payload_bytes = self.opened.change_of_put_records(stream_name, records)
         return result_of_put_records(await self._submit(change, payload_bytes))
-
-    async def get_records(self, shard_iterator: str, *, limit: int = GET_RECORDS_LIMIT_MAX) -> GetRecordsResult:
-        """See ``StreamStore.get_records``. A page of 10 MiB would hold up the loop, so a thread reads it."""
-        return await asyncio.to_thread(self._store.get_records, shard_iterator, limit=limit)
-
-    async def get_shard_iterator(
-        self,
-        stream_name: str,
-        shard_id: str,
-        shard_iterator_type: ShardIteratorType,
-        *,
-        starting_sequence_number: str | None = None,
-        timestamp: object = None,
-    ) -> str:
-        """See ``StreamStore.get_shard_iterator``."""
-        return self._store.get_shard_iterator(
-            stream_name,
-            shard_id,
-            shard_iterator_type,
-            starting_sequence_number=starting_sequence_number,
-            timestamp=timestamp,
-        )
 
     async def read(
         self, stream_name: str, shard_id: str, *, starting_sequence_number: str | None = None
     ) -> AsyncIterator[Record]:
         """See ``StreamStore.read``; refuses with the first record asked for."""
-        records = self._store.read(stream_name, shard_id, starting_sequence_number=starting_sequence_number)
+        records = self.opened.read(stream_name, shard_id, starting_sequence_number=starting_sequence_number)
         while page := await asyncio.to_thread(lambda: list(islice(records, READ_AHEAD_RECORDS))):
             for record in page:
                 yield record
 
-    async def create_stream(
-        self,
-        stream_name: str,
-        *,
-        shard_count: int = 1,
-        retention_hours: int | None = None,
-        write_quota_kb_per_sec: int | None = None,
-    ) -> None:
-        """See ``StreamStore.create_stream``."""
-        await asyncio.to_thread(
-            self._store.create_stream,
-            stream_name,
-            shard_count=shard_count,
-            retention_hours=retention_hours,
-            write_quota_kb_per_sec=write_quota_kb_per_sec,
-        )
+    get_records = _awaited(StreamStore.get_records)
+    get_shard_iterator = _awaited(StreamStore.get_shard_iterator)
 
-    async def delete_stream(self, stream_name: str) -> None:
-        """See ``StreamStore.delete_stream``."""
-        await asyncio.to_thread(self._store.delete_stream, stream_name)
-
-    async def describe_stream(
-        self, stream_name: str, *, limit: int = 100, exclusive_start_shard_id: str | None = None
-    ) -> StreamDescription:
-        """See ``StreamStore.describe_stream``."""
-        return self._store.describe_stream(stream_name, limit=limit, exclusive_start_shard_id=exclusive_start_shard_id)
-
-    async def list_shards(
-        self,
-        stream_name: str | None = None,
-        *,
-        next_token: str | None = None,
-        exclusive_start_shard_id: str | None = None,
-        max_results: int = 10_000,
-    ) -> ListShardsResult:
-        """See ``StreamStore.list_shards``."""
-        return self._store.list_shards(
-            stream_name,
-            next_token=next_token,
-            exclusive_start_shard_id=exclusive_start_shard_id,
-            max_results=max_results,
-        )
-
-    async def list_streams(
-        self, *, limit: int = 100, exclusive_start_stream_name: str | None = None
-    ) -> ListStreamsResult:
-        """See ``StreamStore.list_streams``."""
-        return self._store.list_streams(limit=limit, exclusive_start_stream_name=exclusive_start_stream_name)
+    create_stream = _awaited(StreamStore.create_stream)
+    delete_stream = _awaited(StreamStore.delete_stream)
+    describe_stream = _awaited(StreamStore.describe_stream)
+    list_streams = _awaited(StreamStore.list_streams)
+    list_shards = _awaited(StreamStore.list_shards)
+    split_shard = _awaited(StreamStore.split_shard)
+    merge_shards = _awaited(StreamStore.merge_shards)
+    update_shard_count = _awaited(StreamStore.update_shard_count)
+    trim = _awaited(StreamStore.trim)
 
     @property
-    def _store(self) -> StreamStore:
+    def opened(self) -> StreamStore:
+        """The store underneath. Its calls block the loop."""
         if self._opened is None:
             raise StoreClosedError("The store is not open yet; nothing was done. Use it inside async with.")
         return self._opened
@@ -238,7 +191,7 @@ class AsyncStreamStore:
         if outbox is None or outbox.loop is not loop:
             outbox = self._last_outbox = self._outboxes.get(loop) or self._add_outbox(loop)
         request = _LoopRequest(change, payload_bytes, outbox)
-        self._store.submit(request)
+        self.opened.submit(request)
         return request.future
 
     def _add_outbox(self, loop: asyncio.AbstractEventLoop) -> _Outbox:

@@ -28,10 +28,10 @@ from streamstore.disk_format import (
     sequence_of_record_key,
 )
 from streamstore.engine import RECOVERY_DATABASE, Engine, ReadTransaction
-from streamstore.errors import CorruptRecordError, ResourceNotFoundException, StorageError
+from streamstore.errors import CorruptRecordError, StorageError
 from streamstore.limits import HASH_KEY_MAX
-from streamstore.model import StoredStream
-from streamstore.shards import ShardReader
+from streamstore.model import StoredShard, StoredStream
+from streamstore.reading import ShardReader
 from streamstore.streams import load_format_int
 
 __all__ = ["check_store"]
@@ -78,28 +78,43 @@ def _check_format(transaction: ReadTransaction) -> Iterator[str]:
 
 def _check_stream(transaction: ReadTransaction, stream: StoredStream) -> Iterator[str]:
     next_start = 0
-    open_ranges = [shard.hash_key_range for shard in stream.shards if shard.next_sequence_at_close is None]
+    open_ranges = [shard.hash_key_range for shard in stream.shards.values() if shard.next_sequence_at_close is None]
     for hash_key_range in sorted(open_ranges, key=lambda candidate: candidate.starting_hash_key):
         if hash_key_range.starting_hash_key != next_start:
             yield f"The open shards of {stream.name} do not tile the hash keys at {next_start}."
         next_start = hash_key_range.ending_hash_key + 1
     if next_start != HASH_KEY_MAX + 1:
         yield f"The open shards of {stream.name} do not reach the last hash key."
-    for shard_index in range(len(stream.shards)):
+    for shard_index, shard in stream.shards.items():
         name = f"Shard {shard_index} of {stream.name}"
-        reader = ShardReader(transaction, stream.number, shard_index, name)
-        yield from _check_shard(reader, name)
+        yield from _check_lineage(stream, shard_index, shard, name)
+        yield from _check_shard(ShardReader(transaction, stream.number, shard_index, name), shard, name)
 
 
-def _check_shard(reader: ShardReader, name: str) -> Iterator[str]:
+def _check_lineage(stream: StoredStream, shard_index: int, shard: StoredShard, name: str) -> Iterator[str]:
+    if shard_index >= stream.next_shard_index:
+        yield f"{name} has an index that a new shard would get too."
+    if (shard.next_sequence_at_close is None) != (shard.closed_ms is None):
+        yield f"{name} is half closed."
+    for parent_index in shard.parent_indexes:
+        if parent_index >= shard_index:
+            yield f"{name} has a parent {parent_index} that came after it."
+        parent = stream.shards.get(parent_index)
+        if parent is not None and (parent.ending_sequence is None or parent.ending_sequence >= shard.first_sequence):
+            yield f"{name} does not start behind the last number of its parent {parent_index}."
+
+
+def _check_shard(reader: ShardReader, shard: StoredShard, name: str) -> Iterator[str]:
     try:
         counter = reader.counter()
-    except ResourceNotFoundException:
-        yield f"{name} has no counter."
-        return
     except StorageError as error:
         yield str(error)
         return
+    if shard.next_sequence_at_close not in (None, counter.next_sequence):
+        yield f"{name} was closed at {shard.next_sequence_at_close}, but its counter stands at {counter.next_sequence}."
+    if not shard.first_sequence <= counter.first_sequence <= counter.next_sequence:
+        numbers = f"{counter.first_sequence} to {counter.next_sequence}"
+        yield f"{name} counts from {numbers}, and began at {shard.first_sequence}."
     start = counter.first_sequence
     arrival_ms = 0
     while start < counter.next_sequence:
@@ -124,7 +139,7 @@ def _check_shard(reader: ShardReader, name: str) -> Iterator[str]:
 
 
 def _check_nothing_foreign(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
-    addresses = {(stream.number, index) for stream in streams for index in range(len(stream.shards))}
+    addresses = {(stream.number, index) for stream in streams for index in stream.shards}
     known = {FORMAT_DATABASE, STREAMS_DATABASE, COUNTERS_DATABASE, RECOVERY_DATABASE}
     known |= {records_database(*address) for address in addresses}
     for database in transaction.databases():

@@ -16,7 +16,9 @@ __all__ = ["DIALECTS", "YANDEX", "Dialect"]
 class Dialect:
     """The names, ids, slicing and bounds of one flavour of the service.
 
-    ``hash_slice_dividend`` divided by the shard count, rounded down, is the width of a new shard's range.
+    ``hash_slice_dividend`` divided by the shard count, rounded down, is the width of a new shard's range. The smaller
+    part of a split has more than ``split_margin_hash_keys``. ``resize_factor_max`` bounds one update of the shard
+    count, up and down; None: no bound.
     """
 
     name: str
@@ -28,6 +30,9 @@ class Dialect:
     retention_hours_min: int
     retention_hours_max: int
     retention_hours_default: int
+    split_margin_hash_keys: int
+    resize_factor_max: int | None
+    resizes_per_day_max: int | None
 
     def shard_id(self, shard_index: int) -> str:
         return self.shard_id_format.format(shard_index)
@@ -43,6 +48,9 @@ YANDEX: Final = Dialect(
     retention_hours_min=1,
     retention_hours_max=24,
     retention_hours_default=24,
+    split_margin_hash_keys=0,
+    resize_factor_max=None,
+    resizes_per_day_max=None,
 )
 
 DIALECTS: Final = {YANDEX.name: YANDEX}

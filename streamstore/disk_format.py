@@ -26,12 +26,15 @@ from zlib import crc32
 
 import msgpack
 
+from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 from streamstore.model import (
+    STREAM_MODES,
     HashKeyRange,
     Record,
     ShardCounter,
     StoredShard,
     StoredStream,
+    StreamMode,
     StreamNumber,
     new_named_tuple,
 )
@@ -55,6 +58,8 @@ _SHARD_KEY: Final = struct.Struct(">II")
 _RECORD_KEY: Final = struct.Struct(">Q")
 _COUNTER: Final = struct.Struct(">QQQQQ")
 _HASH_KEY_BYTES: Final = 16
+_FIRST_FIELDS: Final = 5
+_FIRST_SETTINGS: Final[list[object]] = [False, "PROVISIONED", IDEMPOTENCY_WINDOW_MS_DEFAULT, [], []]
 # Whatever it returns is proven by what is done with it.
 _unpack_fields: Final = cast(Callable[[bytes], Iterable[object]], msgpack.unpackb)
 _CRC_BYTES: Final = _CRC.size
@@ -101,10 +106,13 @@ def stream_key(stream_name: str) -> bytes:
 
 
 def encode_stream(stream: StoredStream) -> bytes:
-    """Seal ``[number, creation ms, retention hours, quota KB/s or nil, shards]``.
+    """Seal ``[number, creation ms, retention hours, quota KB/s or nil, shards, next shard index, settings]``.
 
     A shard is ``[starting hash key, ending hash key, parent indexes, first sequence, next sequence at close or
-    nil]``; a hash key is 16 bytes.
+    nil, index, created ms, closed ms or nil]``; a hash key is 16 bytes. The settings are ``[has read quota, mode,
+    idempotency window ms, [[tag key, tag value], ...], [resized ms, ...]]``.
+
+    The first stores of this version have five fields in a stream and five in a shard, whose index is its place.
     """
     payload = _pack(
         [
@@ -119,8 +127,19 @@ def encode_stream(stream: StoredStream) -> bytes:
                     list(shard.parent_indexes),
                     shard.first_sequence,
                     shard.next_sequence_at_close,
+                    shard_index,
+                    shard.created_ms,
+                    shard.closed_ms,
                 ]
-                for shard in stream.shards
+                for shard_index, shard in stream.shards.items()
+            ],
+            stream.next_shard_index,
+            [
+                stream.has_read_quota,
+                stream.mode,
+                stream.idempotency_window_ms,
+                [list(tag) for tag in stream.tags],
+                list(stream.resized_ms),
             ],
         ]
     )
@@ -128,15 +147,29 @@ def encode_stream(stream: StoredStream) -> bytes:
 
 
 def decode_stream(key: bytes, value: bytes) -> StoredStream:
-    fields = _expect_list(_unpack(_unseal(_address(STREAMS_DATABASE, key), value)), length=5)
-    number, creation_ms, retention_hours, write_quota_kb_per_sec, shards = fields
+    fields = _expect_list(_unpack(_unseal(_address(STREAMS_DATABASE, key), value)))
+    if len(fields) == _FIRST_FIELDS:
+        fields += [len(_expect_list(fields[-1])), _FIRST_SETTINGS]
+    number, creation_ms, retention_hours, write_quota_kb_per_sec, shards, next_shard_index, settings = _expect_list(
+        fields, length=_FIRST_FIELDS + 2
+    )
+    has_read_quota, mode, idempotency_window_ms, tags, resized_ms = _expect_list(settings, length=5)
     return StoredStream(
         name=_decode_name(key),
         number=StreamNumber(_expect_int(number)),
         creation_ms=_expect_int(creation_ms),
         retention_hours=_expect_int(retention_hours),
         write_quota_kb_per_sec=_expect_int_or_none(write_quota_kb_per_sec),
-        shards=tuple(_decode_shard(shard) for shard in _expect_list(shards)),
+        shards=dict(
+            _decode_shard(shard, place, created_ms=_expect_int(creation_ms))
+            for place, shard in enumerate(_expect_list(shards))
+        ),
+        next_shard_index=_expect_int(next_shard_index),
+        has_read_quota=_expect_bool(has_read_quota),
+        mode=_expect_mode(mode),
+        idempotency_window_ms=_expect_int(idempotency_window_ms),
+        tags=tuple(_decode_tag(tag) for tag in _expect_list(tags)),
+        resized_ms=tuple(_expect_int(time_ms) for time_ms in _expect_list(resized_ms)),
     )
 
 
@@ -262,16 +295,28 @@ def _decode_name(key: bytes) -> str:
         raise DamagedValueError(f"a stream's name is not UTF-8: {key!r}") from None
 
 
-def _decode_shard(fields: object) -> StoredShard:
-    start, end, parent_indexes, first_sequence, next_sequence_at_close = _expect_list(fields, length=5)
-    return StoredShard(
+def _decode_shard(shard: object, place: int, *, created_ms: int) -> tuple[int, StoredShard]:
+    fields = _expect_list(shard)
+    if len(fields) == _FIRST_FIELDS:
+        fields = [*fields, place, created_ms, None]
+    start, end, parent_indexes, first_sequence, next_sequence_at_close, index, created, closed_ms = _expect_list(
+        fields, length=_FIRST_FIELDS + 3
+    )
+    return _expect_int(index), StoredShard(
         hash_key_range=HashKeyRange(
             int.from_bytes(_expect_bytes(start), "big"), int.from_bytes(_expect_bytes(end), "big")
         ),
         parent_indexes=tuple(_expect_int(index) for index in _expect_list(parent_indexes)),
         first_sequence=_expect_int(first_sequence),
         next_sequence_at_close=_expect_int_or_none(next_sequence_at_close),
+        created_ms=_expect_int(created),
+        closed_ms=_expect_int_or_none(closed_ms),
     )
+
+
+def _decode_tag(tag: object) -> tuple[str, str]:
+    key, value = _expect_list(tag, length=2)
+    return _expect_str(key), _expect_str(value)
 
 
 def _pack(value: object) -> bytes:
@@ -294,6 +339,19 @@ def _expect_int(value: object) -> int:
 
 def _expect_int_or_none(value: object) -> int | None:
     return None if value is None else _expect_int(value)
+
+
+def _expect_bool(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise DamagedValueError(f"it holds a {type(value).__name__} where a bool belongs")
+
+
+def _expect_mode(value: object) -> StreamMode:
+    for mode in STREAM_MODES:
+        if value == mode:
+            return mode
+    raise DamagedValueError("it holds no mode of a stream where one belongs")
 
 
 def _expect_str(value: object) -> str:

@@ -154,6 +154,17 @@ class WriteTransaction(ReadTransaction):
             self.evidence = _Evidence(database, key, None)
             self.freed_pages = True
 
+    def delete_before(self, database: bytes, key: bytes) -> None:
+        """Delete every key in front of ``key``."""
+        handle = self._handle(database)
+        if handle is not None:
+            with self._transaction.cursor(handle) as cursor:
+                found = cursor.first()
+                while found and cursor.key() < key:
+                    cursor.delete()
+                    found = cursor.key() != b""  # it stands on the next key, or behind the last
+            self.freed_pages = True
+
     def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
         """Add items whose keys are greater than all in the database, in rising order."""
         handle = self._created(database)

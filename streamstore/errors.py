@@ -100,11 +100,11 @@ class ResourceNotFoundException(RequestError, LookupError):
 
 
 class ResourceInUseException(RequestError):
-    """The resource exists already. Nothing changed."""
+    """The resource exists already, or is used by something that the request would harm. Nothing changed."""
 
-    def __init__(self, *, resource: str, remedy: str) -> None:
+    def __init__(self, *, resource: str, problem: str = "already exists", remedy: str) -> None:
         self.resource = resource
-        super().__init__(f"{resource} already exists; {remedy}.")
+        super().__init__(f"{resource} {problem}; {remedy}.")
 
 
 class ProvisionedThroughputExceededException(RequestError):

@@ -11,7 +11,7 @@ import re
 import struct
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 from streamstore.errors import (
     ExpiredIteratorException,
@@ -38,15 +38,15 @@ CLOCK_SKEW_MS_MAX: Final = 10_000  # YDB: a token from the future is alive for t
 TAG_BYTES: Final = 12
 SHARD_ITERATOR_LAYOUT: Final = struct.Struct(">BIIQQQ")
 NEXT_TOKEN_LAYOUT: Final = struct.Struct(">BIIQ")
-SHARD_ITERATOR_VERSION: Final = 1
+SHARD_ITERATOR_VERSION: Final = 3
 NEXT_TOKEN_VERSION: Final = 2  # differs, so that neither kind of token passes for the other
 BASE64_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 
 
-@dataclass(frozen=True, slots=True)
-class ShardPosition:
+class ShardPosition(NamedTuple):
     """A place in a shard: the first record at or after ``sequence`` that arrived at or after ``not_before_ms``."""
 
+    stream_name: str
     stream_number: StreamNumber
     shard_index: int
     sequence: int
@@ -71,20 +71,22 @@ def encode_shard_iterator(position: ShardPosition, *, now_ms: int, secret: bytes
             position.sequence,
             position.not_before_ms,
             now_ms,
-        ),
+        )
+        + position.stream_name.encode(),
         secret,
     )
 
 
 def parse_shard_iterator(token: object, *, now_ms: int, secret: bytes) -> ShardPosition:
     payload = _parse(token, SHARD_ITERATOR_VERSION, secret, argument="shard_iterator")
-    _, stream_number, shard_index, sequence, not_before_ms, created_ms = SHARD_ITERATOR_LAYOUT.unpack(payload)
+    _, stream_number, shard_index, sequence, not_before_ms, created_ms = SHARD_ITERATOR_LAYOUT.unpack_from(payload)
     if not _alive(created_ms, now_ms, SHARD_ITERATOR_ALIVE_MS):
         raise ExpiredIteratorException(
             f"The shard iterator was made at {created_ms} ms, now is {now_ms} ms; it lives for "
             f"{SHARD_ITERATOR_ALIVE_MS} ms: call get_shard_iterator again."
         )
-    return ShardPosition(StreamNumber(stream_number), shard_index, sequence, not_before_ms)
+    stream_name = payload[SHARD_ITERATOR_LAYOUT.size :].decode()
+    return ShardPosition(stream_name, StreamNumber(stream_number), shard_index, sequence, not_before_ms)
 
 
 def encode_next_token(page: ShardPage, *, now_ms: int, secret: bytes) -> str:

@@ -44,6 +44,15 @@ WRITE_QUOTA_DEBT_NS_MAX: Final = WRITE_QUOTA_BURST_NS + (
     + 1
 )
 
+# Trimming: ours. How many expired records one transaction of ``trim`` deletes; puts get in between.
+TRIM_RECORDS_MAX: Final = 1_000
+
+# Idempotent puts: ours. How long a key is remembered.
+IDEMPOTENCY_WINDOW_SECONDS_DEFAULT: Final = 300
+IDEMPOTENCY_WINDOW_MS_DEFAULT: Final = 1_000 * IDEMPOTENCY_WINDOW_SECONDS_DEFAULT
+IDEMPOTENCY_WINDOW_SECONDS_MAX: Final = 3_600  # the least retention: what a key answers with is still there
+IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 128
+
 # How much one store holds: ours. A shard is one named LMDB database, and a process keeps a handle for each
 # it touched; LMDB reserves memory for as many as it may open (engine.py) in every transaction.
 SHARDS_PER_STORE_MAX: Final = 4_000

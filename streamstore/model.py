@@ -4,12 +4,15 @@ What is made for every record (``Record``, ``PutRecordResult``, ``NewRecord``, `
 rest frozen slotted dataclasses: building one of those takes five times as long.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Literal, NamedTuple, NewType, Protocol, TypeVar, cast
+from typing import Final, Literal, NamedTuple, NewType, Protocol, TypeVar, cast, get_args
+
+from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 
 __all__ = [
+    "STREAM_MODES",
     "ChildShard",
     "EncryptionType",
     "GetRecordsResult",
@@ -30,14 +33,18 @@ __all__ = [
     "StoredShard",
     "StoredStream",
     "StreamDescription",
+    "StreamMode",
     "StreamNumber",
     "StreamSettings",
     "SyncMode",
+    "TrimResult",
+    "UpdateShardCountResult",
     "bytes_of_record",
     "datetime_of_ms",
     "new_named_tuple",
 ]
 
+MS_PER_HOUR: Final = 3_600_000
 NamedTupleT = TypeVar("NamedTupleT", bound=tuple[object, ...])
 
 StreamNumber = NewType("StreamNumber", int)
@@ -45,6 +52,8 @@ StreamNumber = NewType("StreamNumber", int)
 
 EncryptionType = Literal["NONE"]
 StreamStatus = Literal["ACTIVE"]
+StreamMode = Literal["PROVISIONED", "ON_DEMAND"]
+STREAM_MODES: Final[tuple[StreamMode, ...]] = get_args(StreamMode)
 SyncMode = Literal["full", "normal", "off"]
 ShardIteratorType = Literal["AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
 
@@ -179,28 +188,60 @@ class NewRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredShard:
-    """A shard as the stream's entry keeps it. Its index is its place in ``StoredStream.shards``.
+    """A shard as the stream's entry keeps it.
 
-    ``parent_indexes`` holds none, one (split) or two (merge) indexes; ``next_sequence_at_close`` is None while
-    the shard is open, afterwards the number that its next record would have had.
+    ``parent_indexes`` holds none, one (split) or two (merge) indexes, whose shards may have expired since.
+    ``first_sequence`` is the number of its first record ever. ``next_sequence_at_close`` and ``closed_ms`` are None
+    while the shard is open; afterwards the number that its next record would have had, and a time that no record
+    of the shard arrived after.
     """
 
     hash_key_range: HashKeyRange
     parent_indexes: tuple[int, ...] = ()
     first_sequence: int = 0
     next_sequence_at_close: int | None = None
+    created_ms: int = 0
+    closed_ms: int | None = None
+
+    @property
+    def ending_sequence(self) -> int | None:
+        """The last number that belongs to a closed shard: one that stayed empty has its first number to itself."""
+        if self.next_sequence_at_close is None:
+            return None
+        return max(self.next_sequence_at_close - 1, self.first_sequence)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredStream:
-    """A stream as the store keeps it."""
+    """A stream as the store keeps it. ``shards`` maps indexes, in rising order and never reused, to shards.
+
+    ``idempotency_window_ms`` is how long an idempotency key is remembered. ``resized_ms`` holds when its shard count
+    was updated within the last day.
+    """
 
     name: str
     number: StreamNumber
     creation_ms: int
     retention_hours: int
     write_quota_kb_per_sec: int | None
-    shards: tuple[StoredShard, ...]
+    shards: Mapping[int, StoredShard]
+    next_shard_index: int
+    has_read_quota: bool = False
+    mode: StreamMode = "PROVISIONED"
+    idempotency_window_ms: int = IDEMPOTENCY_WINDOW_MS_DEFAULT
+    tags: tuple[tuple[str, str], ...] = ()
+    resized_ms: tuple[int, ...] = ()
+
+    @property
+    def retention_ms(self) -> int:
+        return self.retention_hours * MS_PER_HOUR
+
+    def has_expired(self, shard: StoredShard, now_ms: int) -> bool:
+        """Tell whether all records of a closed shard are older than the retention. Then the shard is no more."""
+        return shard.closed_ms is not None and shard.closed_ms + self.retention_ms < now_ms
+
+    def expired_indexes(self, now_ms: int) -> list[int]:
+        return [index for index, shard in self.shards.items() if self.has_expired(shard, now_ms)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +252,10 @@ class StreamSettings:
     shard_count: int
     retention_hours: int
     write_quota_kb_per_sec: int | None
+    has_read_quota: bool
+    idempotency_window_ms: int
+    mode: StreamMode = "PROVISIONED"
+    tags: tuple[tuple[str, str], ...] = ()
 
 
 class ShardCounter(NamedTuple):
@@ -255,6 +300,23 @@ class ListShardsResult:
 
     shards: tuple[Shard, ...]
     next_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateShardCountResult:
+    """How many open shards the stream had, and how many it has now."""
+
+    stream_name: str
+    current_shard_count: int
+    target_shard_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrimResult:
+    """What ``trim`` has deleted: how many expired records, and how many expired shards."""
+
+    record_count: int
+    shard_count: int
 
 
 class _NewNamedTuple(Protocol):

@@ -5,7 +5,7 @@ the range of exactly one open shard.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Mapping
 from hashlib import md5
 
 from streamstore.dialect import Dialect
@@ -33,10 +33,10 @@ class ShardRouter:
 
     __slots__ = ("_shard_indexes", "_starts")
 
-    def __init__(self, shards: Iterable[StoredShard]) -> None:
+    def __init__(self, shards: Mapping[int, StoredShard]) -> None:
         open_shards = sorted(
             (shard.hash_key_range.starting_hash_key, shard_index, shard.hash_key_range)
-            for shard_index, shard in enumerate(shards)
+            for shard_index, shard in shards.items()
             if shard.next_sequence_at_close is None
         )
         _assert_tiling([hash_key_range for _, _, hash_key_range in open_shards])

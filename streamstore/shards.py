@@ -1,36 +1,27 @@
-"""The records of shards inside a transaction: route, throttle, number, append; find, read, prove.
+"""The records of shards on their way in, inside a transaction: route, throttle, number, append, trim.
 
-``ShardAppender`` is the only write path of records, ``read_page`` the only read path. The per-shard counter is
-loaded and saved in the transaction of the records that it numbers, never kept longer: other processes write too.
+``ShardAppender`` is the only write path of records. The per-shard counter is loaded and saved in the transaction of
+the records that it numbers, never kept longer: other processes write too.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import Final, NamedTuple
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from streamstore.dialect import Dialect
 from streamstore.disk_format import (
     COUNTERS_DATABASE,
-    DamagedValueError,
-    RecordFormat,
-    counter_key,
-    decode_counter,
     encode_counter,
-    record_key,
-    records_database,
     sequence_of_record_key,
 )
-from streamstore.engine import ReadTransaction, WriteTransaction
+from streamstore.engine import WriteTransaction
 from streamstore.errors import (
-    CorruptRecordError,
     InvalidArgumentException,
     ProvisionedThroughputExceededException,
-    ResourceNotFoundException,
+    StorageError,
     StoreFormatError,
 )
 from streamstore.limits import (
-    GET_RECORDS_BYTES_MAX,
     SEQUENCE_NUMBER_MAX,
     WRITE_QUOTA_BURST_NS,
     WRITE_QUOTA_DEBT_NS_MAX,
@@ -40,21 +31,22 @@ from streamstore.model import (
     NewRecord,
     PutRecordResult,
     PutRecordsResultEntry,
-    Record,
     ShardCounter,
-    StoredStream,
-    StreamNumber,
     bytes_of_record,
     new_named_tuple,
 )
-from streamstore.streams import KnownShard, KnownStream, StreamCatalog
+from streamstore.retention import trim_shard
+from streamstore.streams import KnownShard, KnownStream, StreamCatalog, load_counter
 
-__all__ = ["Page", "PutOne", "PutOutcome", "ShardAppender", "ShardReader"]
+__all__ = ["PutOne", "PutOutcome", "ShardAppender"]
 
 NS_PER_SECOND: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000
 BYTES_PER_KB: Final = 1024
-PROVED_AT_ONCE_RECORDS: Final = 1_000
+
+# How many expired records a commit deletes of a shard: more than it adds, and few enough that nobody waits for it.
+TRIM_RECORDS_MIN: Final = 32
+TRIM_RECORDS_PER_RECORD: Final = 2
 
 
 PutOutcome = PutRecordsResultEntry | ProvisionedThroughputExceededException
@@ -62,23 +54,27 @@ PutOutcome = PutRecordsResultEntry | ProvisionedThroughputExceededException
 
 
 class _OpenShard:
-    """A shard that this transaction appends to: its counter so far, and the records to flush."""
+    """A shard that this transaction changes: its counter so far, and the records to flush."""
 
     __slots__ = (
         "_first_sequence",
         "_quotas_full_at_ns",
-        "_stream",
+        "_stored",
         "_waiting",
         "known",
         "last_arrival_ms",
+        "last_sent_ms",
         "next_sequence",
+        "stream",
     )
 
-    def __init__(self, known: KnownShard, stream: StoredStream, counter: ShardCounter) -> None:
+    def __init__(self, known: KnownShard, stream: KnownStream, counter: ShardCounter) -> None:
         self.known = known
+        self.stream = stream
         self.next_sequence = counter.next_sequence
         self.last_arrival_ms = counter.last_arrival_ms
-        self._stream = stream
+        self.last_sent_ms = 0
+        self._stored = stream.stored
         self._waiting: list[tuple[int, str, bytes]] = []
         self._first_sequence = counter.first_sequence
         self._quotas_full_at_ns = (counter.quota_bytes_full_at_ns, counter.quota_records_full_at_ns)
@@ -93,18 +89,31 @@ class _OpenShard:
             raise StoreFormatError(f"{self.known.shard_id} has used all {SEQUENCE_NUMBER_MAX:,} sequence numbers.")
         # Times within a shard never go back, whatever the clock does, so that a time is found by bisection.
         arrival_ms = max(sent_ms, self.last_arrival_ms)
-        if self._stream.write_quota_kb_per_sec is not None:
+        if self._stored.write_quota_kb_per_sec is not None:
             self._quotas_full_at_ns = _charge(
                 self._quotas_full_at_ns,
                 record,
-                self._stream.write_quota_kb_per_sec,
-                self._stream.name,
+                self._stored.write_quota_kb_per_sec,
+                self._stored.name,
                 self.known.shard_id,
             )
         self._waiting.append((arrival_ms, partition_key, data))
         self.next_sequence = sequence + 1
         self.last_arrival_ms = arrival_ms
+        self.last_sent_ms = sent_ms
         return sequence
+
+    def records_waiting(self) -> int:
+        return len(self._waiting)
+
+    def trim(self, transaction: WriteTransaction, *, now_ms: int, records_max: int) -> bool:
+        """Delete expired records, at most so many; tell whether there were any. Before anything is appended."""
+        stored = self.counter()._replace(next_sequence=self.next_sequence - len(self._waiting))
+        trimmed = trim_shard(
+            transaction, self.known, stored, horizon_ms=now_ms - self._stored.retention_ms, records_max=records_max
+        )
+        self._first_sequence = trimmed.first_sequence
+        return trimmed != stored
 
     def take_items(self) -> list[tuple[bytes, bytes]]:
         """Return the records that were appended since the last call, encoded in one go."""
@@ -176,18 +185,39 @@ class ShardAppender:
 
         Whatever changes streams starts with this, so that it finds them as the puts before it left them.
         """
-        for known, shard in self._shards.items():
-            if items := shard.take_items():
-                # The record last: it is the evidence of the transaction, which others neither make nor change.
-                self._transaction.put(
-                    COUNTERS_DATABASE,
-                    known.counter_key,
-                    encode_counter(known.stream_number, known.shard_index, shard.counter()),
-                )
-                self._transaction.append(known.database, items)
+        written = [shard for shard in self._shards.values() if shard.records_waiting()]
+        for shard in written:
+            shard.trim(
+                self._transaction, now_ms=shard.last_sent_ms, records_max=_records_to_trim(shard.records_waiting())
+            )
+        for stream in {shard.stream: shard for shard in written}.values():
+            self._trim_another(stream)
+        for shard in written:
+            # The record last: it is the evidence of the transaction, which others neither make nor change.
+            self._save_counter(shard)
+            self._transaction.append(shard.known.database, shard.take_items())
         self._shards.clear()
         self._streams.clear()
         return self._transaction
+
+    def _trim_another(self, written: _OpenShard) -> None:
+        """Trim one more shard of the stream, each in turn: closed ones, and those that no key belongs to any more."""
+        stream = written.stream
+        with contextlib.suppress(StorageError):  # a damaged shard is not the business of a put into another
+            shard = self._shard(stream, stream.next_shard_index())
+            records_max = _records_to_trim(written.records_waiting())
+            if not shard.records_waiting() and shard.trim(
+                self._transaction, now_ms=written.last_sent_ms, records_max=records_max
+            ):
+                self._save_counter(shard)
+
+    def _save_counter(self, shard: _OpenShard) -> None:
+        known = shard.known
+        self._transaction.put(
+            COUNTERS_DATABASE,
+            known.counter_key,
+            encode_counter(known.stream_number, known.shard_index, shard.counter()),
+        )
 
     def _stream(self, stream_name: str) -> _OpenStream:
         stream = self._streams.get(stream_name)
@@ -201,10 +231,8 @@ class ShardAppender:
         shard = self._shards.get(known)
         if shard is None:
             counter = load_counter(self._transaction, known.stream_number, shard_index)
-            if counter is None:
-                raise StoreFormatError(f"The counter of {known.shard_id} is missing. Nothing was stored.")
             self._check_counter(known, counter)
-            shard = self._shards[known] = _OpenShard(known, stream.stored, counter)
+            shard = self._shards[known] = _OpenShard(known, stream, counter)
         return shard
 
     def _check_counter(self, known: KnownShard, counter: ShardCounter) -> None:
@@ -231,109 +259,8 @@ class PutOne:
         return appender.put(self._stream_name, self._record)
 
 
-class Page(NamedTuple):
-    """Records of one shard in order, and where they end.
-
-    ``next_sequence`` is the number behind the last record; ``next_not_before_ms`` is 0 unless the wanted time is
-    still to come.
-    """
-
-    records: list[Record]
-    next_sequence: int
-    next_not_before_ms: int
-    millis_behind_latest: int
-
-
-@dataclass(frozen=True, slots=True)
-class ShardReader:
-    """Reads one shard in one snapshot."""
-
-    transaction: ReadTransaction
-    stream_number: StreamNumber
-    shard_index: int
-    shard_id: str
-
-    def counter(self) -> ShardCounter:
-        counter = load_counter(self.transaction, self.stream_number, self.shard_index)
-        if counter is None:
-            raise ResourceNotFoundException(
-                resource=f"The stream of this {self.shard_id}", remedy="it was deleted after the iterator was made"
-            )
-        return counter
-
-    def read_page(self, sequence: int, *, not_before_ms: int, limit: int) -> Page:
-        """Return up to ``limit`` records, at most 10 MiB, at or after the position; below the oldest, from there."""
-        counter = self.counter()
-        start = max(sequence, counter.first_sequence)
-        if not_before_ms:
-            start = self._first_not_before(not_before_ms, start, counter)
-        if start >= counter.next_sequence:
-            still_to_come = not_before_ms if not_before_ms > counter.last_arrival_ms else 0
-            return Page([], start, still_to_come, 0)
-        records = self._collect(start, min(start + limit, counter.next_sequence))
-        next_sequence = start + len(records)
-        behind_ms = 0
-        if next_sequence < counter.next_sequence:
-            behind_ms = max(1, counter.last_arrival_ms - records[-1].arrival_ms)
-        return Page(records, next_sequence, 0, behind_ms)
-
-    def records(self, start: int, stop: int) -> Iterator[Record]:
-        """Yield every record with a number in [start, stop), proving each."""
-        while start < stop:
-            records = self._collect(start, min(start + PROVED_AT_ONCE_RECORDS, stop))
-            yield from records
-            start += len(records)
-
-    def _collect(self, start: int, stop: int) -> list[Record]:
-        """Return one or more records from ``start`` on: all in front of ``stop``, a damaged one and 10 MiB."""
-        items = islice(self.transaction.items_from(self._database(), record_key(start)), stop - start)
-        record_format = RecordFormat(self.stream_number, self.shard_index)
-        records, damage = record_format.decode_run(items, start, bytes_max=GET_RECORDS_BYTES_MAX)
-        if not records:
-            # Those in front of a damaged one are good; the next page starts at it, and says so.
-            raise CorruptRecordError(
-                shard_id=self.shard_id,
-                sequence_number=str(start),
-                problem="it is missing" if damage is None else str(damage),
-            ) from damage
-        return records
-
-    def _first_not_before(self, time_ms: int, start: int, counter: ShardCounter) -> int:
-        """Bisect for the first record from ``start`` on that arrived at or after ``time_ms``.
-
-        A damaged record has no time; it counts as arriving with the next sound one.
-        """
-        low, high = start, counter.next_sequence
-        while low < high:
-            middle = (low + high) // 2
-            sound = self._first_sound(middle, high)
-            if sound is not None and sound.arrival_ms < time_ms:
-                low = int(sound.sequence_number) + 1
-            else:
-                high = middle
-        return low
-
-    def _first_sound(self, start: int, stop: int) -> Record | None:
-        for sequence in range(start, stop):
-            try:
-                return self._collect(sequence, sequence + 1)[0]
-            except CorruptRecordError:
-                pass
-        return None
-
-    def _database(self) -> bytes:
-        return records_database(self.stream_number, self.shard_index)
-
-
-def load_counter(transaction: ReadTransaction, stream_number: StreamNumber, shard_index: int) -> ShardCounter | None:
-    """Return the shard's counter, or None if there is no such shard."""
-    value = transaction.get(COUNTERS_DATABASE, counter_key(stream_number, shard_index))
-    if value is None:
-        return None
-    try:
-        return decode_counter(stream_number, shard_index, value)
-    except DamagedValueError as error:
-        raise StoreFormatError(f"The counter of shard {shard_index} is damaged: {error}.") from error
+def _records_to_trim(records_written: int) -> int:
+    return TRIM_RECORDS_MIN + TRIM_RECORDS_PER_RECORD * records_written
 
 
 def _check_ordering(sequence_number_for_ordering: int, next_sequence: int, shard_id: str) -> None:

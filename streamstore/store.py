@@ -1,95 +1,52 @@
-"""StreamStore: the operations of the service on one file. One method per operation, the data path first.
+"""StreamStore: the operations of the service on one file. One method per operation; the data path is here.
 
 Each method reads from top to bottom: validate, then hand a function to the writer (changes) or to the engine
-(reads). The only room that reads the clock. Nothing in its signatures knows of LMDB.
+(reads). Nothing in its signatures knows of LMDB.
 """
 
-import os
-import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from itertools import islice
-from typing import Final, Self
+from typing import Final
 
-from streamstore.dialect import YANDEX, Dialect
-from streamstore.engine import Engine, ReadTransaction, WriteTransaction
-from streamstore.errors import InvalidArgumentException
+from streamstore.control import StreamControl
+from streamstore.engine import ReadTransaction
+from streamstore.errors import ResourceNotFoundException
 from streamstore.ingest import Ingestion
-from streamstore.iterator import (
-    ShardPage,
-    ShardPosition,
-    encode_next_token,
-    encode_shard_iterator,
-    parse_next_token,
-    parse_shard_iterator,
-)
-from streamstore.limits import (
-    DESCRIBE_STREAM_LIMIT_DEFAULT,
-    GET_RECORDS_LIMIT_MAX,
-    LIST_LIMIT_MAX,
-    LIST_SHARDS_LIMIT_DEFAULT,
-    LIST_STREAMS_LIMIT_DEFAULT,
-    MAP_BYTES_DEFAULT,
-    MAP_BYTES_MAX,
-    MAP_BYTES_MIN,
-)
+from streamstore.iterator import ShardPosition, encode_shard_iterator, parse_shard_iterator
+from streamstore.limits import GET_RECORDS_LIMIT_MAX
 from streamstore.model import (
+    ChildShard,
     GetRecordsResult,
     IngestResult,
-    ListShardsResult,
-    ListStreamsResult,
     PutRecordResult,
     PutRecordsEntry,
     PutRecordsResult,
     PutRecordsResultEntry,
     Record,
-    SequenceNumberRange,
-    Shard,
     ShardIteratorType,
     StoredStream,
-    StreamDescription,
-    SyncMode,
-    datetime_of_ms,
 )
-from streamstore.shards import Page, PutOne, PutOutcome, ShardAppender, ShardReader
-from streamstore.streams import (
-    StreamCatalog,
-    create_stream,
-    delete_stream,
-    initial_databases,
-    iterate_stream_names,
-    load_format,
-    shard_index_of,
-)
+from streamstore.reading import Page, ShardReader
+from streamstore.shards import PutOne, PutOutcome
+from streamstore.streams import shard_index_of
 from streamstore.validate import (
     parse_entries,
-    parse_exclusive_start,
     parse_iterator_start,
     parse_new_record,
-    parse_path,
     parse_position,
     parse_shard_id,
     parse_shard_iterator_type,
     parse_stream_name,
-    parse_stream_settings,
-    parse_sync_mode,
     parse_whole_number,
-    refuse_beside_next_token,
 )
-from streamstore.writer import Change, Request, Writer
+from streamstore.writer import Change
 
 __all__ = ["StreamStore"]
 
 READ_PAGE_RECORDS: Final = 1_000
 
 
-def system_clock_ms() -> int:
-    """Return milliseconds since 1970 UTC."""
-    return time.time_ns() // 1_000_000
-
-
-class StreamStore:
+class StreamStore(StreamControl):
     """A store of data streams in the folder ``path``. Safe to share between threads; use it as a context manager.
 
     Several processes may have the same store open and write to it; within a process it is opened once and shared.
@@ -109,37 +66,6 @@ class StreamStore:
     another version, or truncated; ``StoreFullError`` if the disk is full; ``StorageError`` if the machine fails. In
     each case nothing is open afterwards, and there is a whole store or none.
     """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        create: bool = True,
-        read_only: bool = False,
-        sync: SyncMode = "full",
-        map_size: int = MAP_BYTES_DEFAULT,
-        clock: Callable[[], int] = system_clock_ms,
-        allow_network_filesystem: bool = False,
-    ) -> None:
-        self.path: Final = parse_path(path)
-        self._clock = clock
-        self._catalog = StreamCatalog()
-        self._engine = Engine(
-            self.path,
-            initial=initial_databases(YANDEX) if create and not read_only else None,
-            read_only=read_only,
-            sync=parse_sync_mode(sync),
-            map_bytes=parse_whole_number("map_size", map_size, first=MAP_BYTES_MIN, last=MAP_BYTES_MAX),
-            allow_network_filesystem=allow_network_filesystem,
-        )
-        try:
-            self._dialect, self._secret = self._engine.read(load_format)
-            self._writer = None if read_only else Writer(self._engine, _appender_factory(self._catalog, self._dialect))
-        except BaseException:
-            self._engine.close()
-            raise
-        self._closer = self._writer or self._engine
-        self._finalizer = weakref.finalize(self, self._closer.close)  # when the last reference goes, or at exit
 
     def put_record(
         self,
@@ -233,7 +159,7 @@ class StreamStore:
         """
         writer = self._writable()
         name = parse_stream_name("stream_name", stream_name, self._dialect)
-        self._engine.read(lambda transaction: self._catalog.load(transaction, name))
+        self._load(name)
         return Ingestion(writer, name, self._clock, on_stored).run(records)
 
     def get_records(self, shard_iterator: str, *, limit: int = GET_RECORDS_LIMIT_MAX) -> GetRecordsResult:
@@ -249,15 +175,22 @@ class StreamStore:
         now_ms = self._clock()
         page_limit = parse_whole_number("limit", limit, first=1, last=GET_RECORDS_LIMIT_MAX)
         position = parse_shard_iterator(shard_iterator, now_ms=now_ms, secret=self._secret)
-        shard_id = self._dialect.shard_id(position.shard_index)
-        page = self._engine.read(
-            lambda transaction: ShardReader(
-                transaction, position.stream_number, position.shard_index, shard_id
-            ).read_page(position.sequence, not_before_ms=position.not_before_ms, limit=page_limit)
-        )
-        next_position = ShardPosition(
-            position.stream_number, position.shard_index, page.next_sequence, page.next_not_before_ms
-        )
+
+        def look(transaction: ReadTransaction) -> tuple[StoredStream, Page]:
+            stream = self._catalog.load(transaction, position.stream_name).stored
+            self._refuse_gone(stream, position, now_ms)
+            return stream, self._read_page(transaction, stream, position, now_ms, page_limit)
+
+        stream, page = self._engine.read(look)
+        next_position = position._replace(sequence=page.next_sequence, not_before_ms=page.next_not_before_ms)
+        next_sequence_at_close = stream.shards[position.shard_index].next_sequence_at_close
+        if next_sequence_at_close is not None and page.next_sequence >= next_sequence_at_close:
+            return GetRecordsResult(
+                records=page.records,
+                next_shard_iterator=None,
+                millis_behind_latest=0,
+                child_shards=self._children(stream, position.shard_index),
+            )
         return GetRecordsResult(
             records=page.records,
             next_shard_iterator=encode_shard_iterator(next_position, now_ms=now_ms, secret=self._secret),
@@ -290,11 +223,11 @@ class StreamStore:
 
         def locate(transaction: ReadTransaction) -> ShardPosition:
             stream = self._catalog.load(transaction, name).stored
-            shard_index = shard_index_of(stream, shard, self._dialect)
+            shard_index = shard_index_of(stream, shard, self._dialect, now_ms=now_ms)
             if kind == "LATEST":
                 sequence = ShardReader(transaction, stream.number, shard_index, shard).counter().next_sequence
-                return ShardPosition(stream.number, shard_index, sequence)
-            return ShardPosition(stream.number, shard_index, *start)
+                return ShardPosition(name, stream.number, shard_index, sequence)
+            return ShardPosition(name, stream.number, shard_index, *start)
 
         return encode_shard_iterator(self._engine.read(locate), now_ms=now_ms, secret=self._secret)
 
@@ -310,161 +243,9 @@ class StreamStore:
             start = parse_position("starting_sequence_number", starting_sequence_number)
         name = parse_stream_name("stream_name", stream_name, self._dialect)
         shard = parse_shard_id("shard_id", shard_id)
-        stream = self._engine.read(lambda transaction: self._catalog.load(transaction, name)).stored
-        return self._read_pages(stream, shard_index_of(stream, shard, self._dialect), start)
-
-    def create_stream(
-        self,
-        stream_name: str,
-        *,
-        shard_count: int = 1,
-        retention_hours: int | None = None,
-        write_quota_kb_per_sec: int | None = None,
-    ) -> None:
-        """Create a stream whose shards divide the hash keys evenly. It is active when the call returns.
-
-        ``retention_hours``: 1 to 24, default 24. ``write_quota_kb_per_sec``: 128, 512 or 1024 a shard, which brings
-        a quota of 1,000 records/s with it; None for no quota.
-
-        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceInUseException`` (the name is taken),
-        ``LimitExceededException`` (more than 4,000 shards in the store), and the storage errors of ``put_record``.
-        """
-        writer = self._writable()
-        now_ms = self._clock()
-        settings = parse_stream_settings(
-            stream_name,
-            shard_count=shard_count,
-            retention_hours=retention_hours,
-            write_quota_kb_per_sec=write_quota_kb_per_sec,
-            dialect=self._dialect,
-        )
-        writer.execute_on_writer_thread(
-            lambda appender: create_stream(appender.flush(), settings, now_ms=now_ms, dialect=self._dialect)
-        )
-
-    def delete_stream(self, stream_name: str) -> None:
-        """Delete a stream with its records. A new stream of that name shares nothing with it, tokens included.
-
-        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``, and the storage
-        errors of ``put_record``.
-        """
-        writer = self._writable()
-        name = parse_stream_name("stream_name", stream_name, self._dialect)
-
-        def delete(appender: ShardAppender) -> None:
-            transaction = appender.flush()
-            delete_stream(transaction, self._catalog.load(transaction, name).stored)
-
-        writer.execute_on_writer_thread(delete)
-
-    def describe_stream(
-        self,
-        stream_name: str,
-        *,
-        limit: int = DESCRIBE_STREAM_LIMIT_DEFAULT,
-        exclusive_start_shard_id: str | None = None,
-    ) -> StreamDescription:
-        """Describe a stream with up to ``limit`` (1 to 10,000) of its shards, those behind the given id.
-
-        Raises ``InvalidArgumentException``, ``ResourceNotFoundException`` (stream or shard), ``StorageError``.
-        """
-        name = parse_stream_name("stream_name", stream_name, self._dialect)
-        shard_limit = parse_whole_number("limit", limit, first=1, last=LIST_LIMIT_MAX)
-        after_shard_id = parse_exclusive_start(exclusive_start_shard_id)
-        stream, shards = self._engine.read(
-            lambda transaction: self._shards_after(transaction, name, after_shard_id, shard_limit + 1)
-        )
-        return StreamDescription(
-            stream_name=name,
-            stream_status="ACTIVE",
-            stream_creation_timestamp=datetime_of_ms(stream.creation_ms),
-            retention_period_hours=stream.retention_hours,
-            write_quota_kb_per_sec=stream.write_quota_kb_per_sec,
-            shards=tuple(shards[:shard_limit]),
-            has_more_shards=len(shards) > shard_limit,
-        )
-
-    def list_shards(
-        self,
-        stream_name: str | None = None,
-        *,
-        next_token: str | None = None,
-        exclusive_start_shard_id: str | None = None,
-        max_results: int = LIST_SHARDS_LIMIT_DEFAULT,
-    ) -> ListShardsResult:
-        """List up to ``max_results`` (1 to 10,000) shards of a stream, in the order of their ids.
-
-        Name the stream, or go on with the ``next_token`` of the page before (good for 300 s), not both.
-
-        Raises ``InvalidArgumentException``, ``ExpiredNextTokenException``, ``ResourceNotFoundException`` (stream or
-        shard), ``StorageError``.
-        """
-        now_ms = self._clock()
-        page_limit = parse_whole_number("max_results", max_results, first=1, last=LIST_LIMIT_MAX)
-        page: ShardPage | None = None
-        after_shard_id = parse_exclusive_start(exclusive_start_shard_id)
-        if next_token is None:
-            name = parse_stream_name("stream_name", stream_name, self._dialect)
-        else:
-            refuse_beside_next_token("stream_name", stream_name)
-            refuse_beside_next_token("exclusive_start_shard_id", exclusive_start_shard_id)
-            page = parse_next_token(next_token, now_ms=now_ms, secret=self._secret)
-            name = page.stream_name
-            after_shard_id = self._dialect.shard_id(page.after_shard_index)
-
-        def look(transaction: ReadTransaction) -> tuple[StoredStream, list[Shard]]:
-            stream = self._catalog.load(transaction, name).stored
-            if page is not None and page.stream_number != stream.number:
-                raise InvalidArgumentException(
-                    argument="next_token", value=next_token, constraint="belong to the stream that has this name today"
-                )
-            return self._shards_after(transaction, name, after_shard_id, page_limit + 1)
-
-        stream, shards = self._engine.read(look)
-        token = None
-        if len(shards) > page_limit:
-            shards = shards[:page_limit]
-            last_index = shard_index_of(stream, shards[-1].shard_id, self._dialect)
-            token = encode_next_token(ShardPage(name, stream.number, last_index), now_ms=now_ms, secret=self._secret)
-        return ListShardsResult(shards=tuple(shards), next_token=token)
-
-    def list_streams(
-        self,
-        *,
-        limit: int = LIST_STREAMS_LIMIT_DEFAULT,
-        exclusive_start_stream_name: str | None = None,
-    ) -> ListStreamsResult:
-        """List up to ``limit`` (1 to 10,000) stream names in bytewise order, those behind the given name.
-
-        Raises ``InvalidArgumentException``, ``StorageError``.
-        """
-        name_limit = parse_whole_number("limit", limit, first=1, last=LIST_LIMIT_MAX)
-        after = ""
-        if exclusive_start_stream_name is not None:
-            after = parse_stream_name("exclusive_start_stream_name", exclusive_start_stream_name, self._dialect)
-        names = self._engine.read(
-            lambda transaction: list(islice(iterate_stream_names(transaction, after), name_limit + 1))
-        )
-        return ListStreamsResult(stream_names=tuple(names[:name_limit]), has_more_streams=len(names) > name_limit)
-
-    def close(self) -> None:
-        """Commit and answer every put that was accepted, then close. Further calls do nothing.
-
-        Also happens when the program ends. In a forked child it leaves the parent's store alone. In a signal handler
-        it ends a read under way on the same thread, and returns before a put under way on it. Raises
-        ``StorageError`` if the last sync of a store with ``sync`` below "full" failed; it is closed all the same.
-        """
-        self._closer.close()
-        self._finalizer.detach()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"StreamStore({os.fspath(self.path)!r})"
+        stream = self._load(name).stored
+        shard_index = shard_index_of(stream, shard, self._dialect, now_ms=self._clock())
+        return self._read_pages(ShardPosition(name, stream.number, shard_index, start))
 
     def change_of_put_record(
         self,
@@ -485,47 +266,46 @@ class StreamStore:
         new_records, payload_bytes = parse_entries(records, sent_ms=self._clock())
         return lambda appender: appender.put_all(name, new_records), payload_bytes
 
-    def submit(self, request: Request[object]) -> None:
-        """Let the writer commit a request that says itself where its answer goes."""
-        self._writable().submit(request)
-
-    def _writable(self) -> Writer:
-        if self._writer is None:
-            raise InvalidArgumentException(
-                argument="read_only", value=True, constraint="be False to change the store: open it for writing"
-            )
-        return self._writer
-
-    def _read_pages(self, stream: StoredStream, shard_index: int, start: int) -> Iterator[Record]:
-        shard_id = self._dialect.shard_id(shard_index)
-
+    def _read_pages(self, position: ShardPosition) -> Iterator[Record]:
         def read_page(transaction: ReadTransaction) -> Page:
-            reader = ShardReader(transaction, stream.number, shard_index, shard_id)
-            return reader.read_page(start, not_before_ms=0, limit=READ_PAGE_RECORDS)
+            now_ms = self._clock()
+            stream = self._catalog.load(transaction, position.stream_name).stored
+            self._refuse_gone(stream, position, now_ms)
+            return self._read_page(transaction, stream, position, now_ms, READ_PAGE_RECORDS)
 
         while (page := self._engine.read(read_page)).records:
             yield from page.records
-            start = page.next_sequence
+            position = position._replace(sequence=page.next_sequence)
 
-    def _shards_after(
-        self,
-        transaction: ReadTransaction,
-        stream_name: str,
-        after_shard_id: str | None,
-        count: int,
-    ) -> tuple[StoredStream, list[Shard]]:
-        stream = self._catalog.load(transaction, stream_name).stored
-        first = 0 if after_shard_id is None else shard_index_of(stream, after_shard_id, self._dialect) + 1
-        last = min(first + count, len(stream.shards))
-        return stream, [self._shard(transaction, stream, index) for index in range(first, last)]
+    def _read_page(
+        self, transaction: ReadTransaction, stream: StoredStream, position: ShardPosition, now_ms: int, limit: int
+    ) -> Page:
+        shard_id = self._dialect.shard_id(position.shard_index)
+        return ShardReader(transaction, stream.number, position.shard_index, shard_id).read_page(
+            position.sequence,
+            not_before_ms=position.not_before_ms,
+            horizon_ms=now_ms - stream.retention_ms,
+            limit=limit,
+        )
 
-    def _shard(self, transaction: ReadTransaction, stream: StoredStream, shard_index: int) -> Shard:
-        shard_id = self._dialect.shard_id(shard_index)
-        counter = ShardReader(transaction, stream.number, shard_index, shard_id).counter()
-        return Shard(
-            shard_id=shard_id,
-            hash_key_range=stream.shards[shard_index].hash_key_range,
-            sequence_number_range=SequenceNumberRange(str(counter.first_sequence)),
+    def _refuse_gone(self, stream: StoredStream, position: ShardPosition, now_ms: int) -> None:
+        """Refuse a position in a stream that was deleted since, or in a shard that has expired."""
+        shard = stream.shards.get(position.shard_index)
+        if stream.number != position.stream_number or shard is None or stream.has_expired(shard, now_ms):
+            raise ResourceNotFoundException(
+                resource=f"{self._dialect.shard_id(position.shard_index)} of the {stream.name} that was asked for",
+                remedy="it was deleted with the stream, or has expired: see list_shards for those that do",
+            )
+
+    def _children(self, stream: StoredStream, shard_index: int) -> tuple[ChildShard, ...]:
+        return tuple(
+            ChildShard(
+                shard_id=self._dialect.shard_id(index),
+                parent_shards=tuple(map(self._dialect.shard_id, shard.parent_indexes)),
+                hash_key_range=shard.hash_key_range,
+            )
+            for index, shard in stream.shards.items()
+            if shard_index in shard.parent_indexes
         )
 
 
@@ -540,8 +320,3 @@ def result_of_put_records(outcomes: list[PutOutcome]) -> PutRecordsResult:
             for outcome in outcomes
         ]
     return PutRecordsResult(failed_record_count, entries)
-
-
-def _appender_factory(catalog: StreamCatalog, dialect: Dialect) -> Callable[[WriteTransaction], ShardAppender]:
-    # Not a method: the writer thread must not keep the store alive.
-    return lambda transaction: ShardAppender(transaction, catalog, dialect)

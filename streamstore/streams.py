@@ -6,6 +6,7 @@ refusals are behind it.
 
 import secrets
 from collections.abc import Iterator
+from itertools import cycle
 
 from streamstore.dialect import DIALECTS, Dialect
 from streamstore.disk_format import (
@@ -22,6 +23,7 @@ from streamstore.disk_format import (
     DamagedValueError,
     RecordFormat,
     counter_key,
+    decode_counter,
     decode_format_bytes,
     decode_format_int,
     decode_format_str,
@@ -47,20 +49,37 @@ __all__ = [
     "KnownShard",
     "KnownStream",
     "StreamCatalog",
+    "add_to_shard_count",
     "create_stream",
     "delete_stream",
+    "drop_shard",
     "initial_databases",
     "iterate_stream_names",
+    "load_counter",
     "load_format",
     "load_format_int",
+    "save_counter",
+    "save_stream",
     "shard_index_of",
 ]
 
 
 class KnownShard:
-    """What a shard's records need that never changes; made once for each shard that is written to."""
+    """What a shard's records need that never changes; made once for each shard that is written to.
 
-    __slots__ = ("counter_key", "database", "format", "shard_id", "shard_index", "stream_number")
+    It remembers too when the oldest record arrived, as retention found it.
+    """
+
+    __slots__ = (
+        "counter_key",
+        "database",
+        "format",
+        "oldest_arrival_ms",
+        "oldest_sequence",
+        "shard_id",
+        "shard_index",
+        "stream_number",
+    )
 
     def __init__(self, stream_number: StreamNumber, shard_index: int, dialect: Dialect) -> None:
         self.stream_number = stream_number
@@ -69,17 +88,24 @@ class KnownShard:
         self.database = records_database(stream_number, shard_index)
         self.counter_key = counter_key(stream_number, shard_index)
         self.format = RecordFormat(stream_number, shard_index)
+        self.oldest_sequence = -1
+        self.oldest_arrival_ms: int | None = None
 
 
 class KnownStream:
     """A decoded stream with the router of its open shards."""
 
-    __slots__ = ("_shards", "router", "stored")
+    __slots__ = ("_shards", "_turn", "router", "stored")
 
     def __init__(self, stored: StoredStream) -> None:
         self.stored = stored
         self.router = ShardRouter(stored.shards)
         self._shards: dict[int, KnownShard] = {}
+        self._turn = cycle(stored.shards)
+
+    def next_shard_index(self) -> int:
+        """Return the index of each shard in turn, the closed ones too."""
+        return next(self._turn)
 
     def shard(self, shard_index: int, dialect: Dialect) -> KnownShard:
         shard = self._shards.get(shard_index)
@@ -150,11 +176,12 @@ def load_format(transaction: ReadTransaction) -> tuple[Dialect, bytes]:
         raise StoreFormatError(f"The store is damaged: {error}.") from error
 
 
-def shard_index_of(stream: StoredStream, shard_id: str, dialect: Dialect) -> int:
+def shard_index_of(stream: StoredStream, shard_id: str, dialect: Dialect, *, now_ms: int) -> int:
     """Return the index of one of the stream's shards. Only the exact id will do: "shard-0000001" is none."""
     match = dialect.shard_id_pattern.fullmatch(shard_id)
-    shard_index = int(match[1]) if match else len(stream.shards)
-    if shard_index >= len(stream.shards) or dialect.shard_id(shard_index) != shard_id:
+    shard_index = int(match[1]) if match else stream.next_shard_index
+    shard = stream.shards.get(shard_index)
+    if shard is None or stream.has_expired(shard, now_ms) or dialect.shard_id(shard_index) != shard_id:
         raise ResourceNotFoundException(
             resource=f"Shard {shard_id} in stream {stream.name}", remedy="see list_shards for those that do"
         )
@@ -167,15 +194,7 @@ def create_stream(transaction: WriteTransaction, settings: StreamSettings, *, no
         raise ResourceInUseException(
             resource=f"Stream {settings.name}", remedy="use it, delete it first, or choose another name"
         )
-    shards_before = load_format_int(transaction, SHARD_COUNT_KEY)
-    if shards_before + settings.shard_count > SHARDS_PER_STORE_MAX:
-        raise LimitExceededException(
-            limit=f"{SHARDS_PER_STORE_MAX} shards per store",
-            remedy=(
-                f"{shards_before} exist: ask for at most {SHARDS_PER_STORE_MAX - shards_before} more, delete streams, "
-                "or use a second store"
-            ),
-        )
+    add_to_shard_count(transaction, settings.shard_count)
     number = StreamNumber(load_format_int(transaction, NEXT_STREAM_NUMBER_KEY))
     stream = StoredStream(
         name=settings.name,
@@ -183,26 +202,74 @@ def create_stream(transaction: WriteTransaction, settings: StreamSettings, *, no
         creation_ms=now_ms,
         retention_hours=settings.retention_hours,
         write_quota_kb_per_sec=settings.write_quota_kb_per_sec,
-        shards=tuple(map(StoredShard, slice_hash_keys(settings.shard_count, dialect))),
+        shards={
+            shard_index: StoredShard(hash_key_range, created_ms=now_ms)
+            for shard_index, hash_key_range in enumerate(slice_hash_keys(settings.shard_count, dialect))
+        },
+        next_shard_index=settings.shard_count,
+        has_read_quota=settings.has_read_quota,
+        mode=settings.mode,
+        idempotency_window_ms=settings.idempotency_window_ms,
+        tags=settings.tags,
     )
-    for shard_index in range(settings.shard_count):
-        transaction.put(
-            COUNTERS_DATABASE,
-            counter_key(number, shard_index),
-            encode_counter(number, shard_index, ShardCounter()),
-        )
+    for shard_index in stream.shards:
+        save_counter(transaction, number, shard_index, ShardCounter())
     _save_format_int(transaction, NEXT_STREAM_NUMBER_KEY, number + 1)
-    _save_format_int(transaction, SHARD_COUNT_KEY, shards_before + settings.shard_count)
-    transaction.put(STREAMS_DATABASE, key, encode_stream(stream))
+    save_stream(transaction, stream)
 
 
 def delete_stream(transaction: WriteTransaction, stream: StoredStream) -> None:
-    for shard_index in range(len(stream.shards)):
-        transaction.drop(records_database(stream.number, shard_index))
-        transaction.delete(COUNTERS_DATABASE, counter_key(stream.number, shard_index))
-    shards_before = load_format_int(transaction, SHARD_COUNT_KEY)
-    _save_format_int(transaction, SHARD_COUNT_KEY, shards_before - len(stream.shards))
+    for shard_index in stream.shards:
+        drop_shard(transaction, stream.number, shard_index)
     transaction.delete(STREAMS_DATABASE, stream_key(stream.name))
+
+
+def drop_shard(transaction: WriteTransaction, stream_number: StreamNumber, shard_index: int) -> None:
+    """Remove what the file holds of a shard. The stream's entry is the caller's. Only on the writer thread."""
+    transaction.drop(records_database(stream_number, shard_index))
+    transaction.delete(COUNTERS_DATABASE, counter_key(stream_number, shard_index))
+    add_to_shard_count(transaction, -1)
+
+
+def add_to_shard_count(transaction: WriteTransaction, count: int) -> None:
+    """Count shards that come or go. Refuses, with nothing changed, more than a store holds."""
+    shards_before = load_format_int(transaction, SHARD_COUNT_KEY)
+    if shards_before + count > SHARDS_PER_STORE_MAX:
+        raise LimitExceededException(
+            limit=f"{SHARDS_PER_STORE_MAX} shards per store",
+            remedy=(
+                f"{shards_before} exist: ask for at most {SHARDS_PER_STORE_MAX - shards_before} more, delete streams, "
+                "or use a second store"
+            ),
+        )
+    _save_format_int(transaction, SHARD_COUNT_KEY, shards_before + count)
+
+
+def save_stream(transaction: WriteTransaction, stream: StoredStream) -> None:
+    transaction.put(STREAMS_DATABASE, stream_key(stream.name), encode_stream(stream))
+
+
+def load_counter(transaction: ReadTransaction, stream_number: StreamNumber, shard_index: int) -> ShardCounter:
+    """Return the counter of a shard that the stream's entry names."""
+    value = transaction.get(COUNTERS_DATABASE, counter_key(stream_number, shard_index))
+    try:
+        if value is None:
+            raise DamagedValueError("it is missing")
+        return decode_counter(stream_number, shard_index, value)
+    except DamagedValueError as error:
+        raise StoreFormatError(
+            f"The counter of shard {shard_index} is damaged: {error}. Nothing was stored."
+        ) from error
+
+
+def save_counter(
+    transaction: WriteTransaction, stream_number: StreamNumber, shard_index: int, counter: ShardCounter
+) -> None:
+    transaction.put(
+        COUNTERS_DATABASE,
+        counter_key(stream_number, shard_index),
+        encode_counter(stream_number, shard_index, counter),
+    )
 
 
 def iterate_stream_names(transaction: ReadTransaction, after: str) -> Iterator[str]:

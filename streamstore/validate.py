@@ -16,6 +16,7 @@ from streamstore.dialect import Dialect
 from streamstore.errors import InvalidArgumentException
 from streamstore.limits import (
     HASH_KEY_MAX,
+    IDEMPOTENCY_WINDOW_SECONDS_MAX,
     PARTITION_KEY_CHARACTERS_MAX,
     PUT_RECORDS_BYTES_MAX,
     PUT_RECORDS_ENTRIES_MAX,
@@ -44,6 +45,7 @@ SHARD_ID_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 PARTITION_KEYS_REMEMBERED: Final = 16_384
 _hash_keys: Final[dict[str, int]] = {}
 STREAM_NAMES_REMEMBERED: Final = 1_024
+MS_PER_SECOND: Final = 1_000
 
 SHARD_ITERATOR_TYPES: Final[tuple[str, ...]] = get_args(ShardIteratorType)
 SYNC_MODES: Final[tuple[str, ...]] = get_args(SyncMode)
@@ -67,7 +69,7 @@ def parse_new_record(
         key = parse_partition_key(partition_key)
         hash_key = hash_key_of_partition_key(key)
     if explicit_hash_key is not None:
-        hash_key = parse_explicit_hash_key(explicit_hash_key)
+        hash_key = parse_hash_key("explicit_hash_key", explicit_hash_key)
     ordering = None
     if sequence_number_for_ordering is not None:
         ordering = parse_sequence_number("sequence_number_for_ordering", sequence_number_for_ordering)
@@ -165,13 +167,13 @@ def parse_partition_key(value: object) -> str:
     )
 
 
-def parse_explicit_hash_key(value: object) -> int:
+def parse_hash_key(argument: str, value: object) -> int:
     if isinstance(value, str) and HASH_KEY_PATTERN.fullmatch(value):
         hash_key = int(value)
         if hash_key <= HASH_KEY_MAX:
             return hash_key
     raise InvalidArgumentException(
-        argument="explicit_hash_key",
+        argument=argument,
         value=value,
         constraint="be a decimal number as str, without sign or leading zeros, in [0, 2^128-1]",
     )
@@ -281,6 +283,8 @@ def parse_stream_settings(
     shard_count: object,
     retention_hours: object,
     write_quota_kb_per_sec: object,
+    read_quota: object,
+    idempotency_window_seconds: object,
     dialect: Dialect,
 ) -> StreamSettings:
     return StreamSettings(
@@ -297,6 +301,11 @@ def parse_stream_settings(
             )
         ),
         write_quota_kb_per_sec=_parse_write_quota(write_quota_kb_per_sec),
+        has_read_quota=parse_bool("read_quota", read_quota),
+        idempotency_window_ms=MS_PER_SECOND
+        * parse_whole_number(
+            "idempotency_window_seconds", idempotency_window_seconds, first=1, last=IDEMPOTENCY_WINDOW_SECONDS_MAX
+        ),
     )
 
 
@@ -304,6 +313,12 @@ def parse_sync_mode(value: object) -> SyncMode:
     if _is_sync_mode(value):
         return value
     raise InvalidArgumentException(argument="sync", value=value, constraint=f"be one of {', '.join(SYNC_MODES)}")
+
+
+def parse_bool(argument: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise InvalidArgumentException(argument=argument, value=value, constraint="be True or False")
 
 
 def is_int(value: object) -> TypeGuard[int]:

@@ -96,7 +96,9 @@ async def started(*coroutines: Coroutine[object, object, T]) -> list[asyncio.Tas
 def operations_of(store_type: type[object]) -> dict[str, inspect.Signature]:
     return {
         name: inspect.signature(member)
-        for name, member in vars(store_type).items()
+        for layer in reversed(store_type.__mro__)
+        for name, member in vars(layer).items()
+        if layer is not object
         if inspect.isfunction(member) and (not name.startswith("_") or name == "__init__")
     }
 
@@ -154,6 +156,15 @@ SCENARIO: Final[list[Call]] = [
     ("read", ("t", SHARD), {"starting_sequence_number": "1"}),
     ("read", ("t", SHARD), {"starting_sequence_number": "x"}),
     ("read", ("unknown", SHARD), {}),
+    ("merge_shards", ("t", SHARD, "shard-000001"), {}),
+    ("merge_shards", ("t", SHARD, "shard-000001"), {}),
+    ("split_shard", ("t", "shard-000002", "2" * 39), {}),
+    ("split_shard", ("t", "shard-000002", "x"), {}),
+    ("list_shards", ("t",), {}),
+    ("update_shard_count", ("t", 5), {}),
+    ("update_shard_count", ("t", 0), {}),
+    ("trim", (), {}),
+    ("trim", ("unknown",), {}),
     ("delete_stream", ("t",), {}),
     ("delete_stream", ("t",), {}),
     ("get_records", (TOKEN,), {}),

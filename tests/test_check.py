@@ -57,8 +57,12 @@ def change_stream(raw: RawStore, name: str, change: Callable[[StoredStream], Sto
     raw.put(b"streams", name.encode(), encode_stream(stream))
 
 
+def change_shard(raw: RawStore, change: Callable[[StoredShard], StoredShard]) -> None:
+    change_stream(raw, "s", lambda stream: replace(stream, shards={0: change(stream.shards[0])}))
+
+
 def with_ranges(*ranges: HashKeyRange) -> Callable[[StoredStream], StoredStream]:
-    return lambda stream: replace(stream, shards=tuple(StoredShard(each) for each in ranges))
+    return lambda stream: replace(stream, shards=dict(enumerate(map(StoredShard, ranges))))
 
 
 def put_record(raw: RawStore, sequence: int, arrival_ms: int) -> None:
@@ -81,7 +85,7 @@ DAMAGES: list[tuple[Callable[[RawStore], None], str]] = [
         lambda raw: change_stream(raw, "t", with_ranges(HashKeyRange(0, 9), HashKeyRange(10, 2**128 - 2))),
         r"The open shards of t do not reach the last hash key\.",
     ),
-    (lambda raw: raw.delete(b"counters", counter_key(NUMBER, 0)), rf"{SHARD} has no counter\."),
+    (lambda raw: raw.delete(b"counters", counter_key(NUMBER, 0)), r"The counter of shard 0 is damaged: it is missing"),
     (lambda raw: raw.flip_last_bit(b"counters", counter_key(NUMBER, 0)), r"The counter of shard 0 is damaged: "),
     (lambda raw: raw.flip_last_bit(RECORDS, record_key(1)), rf"Record 1 of {SHARD} is damaged: its checksum"),
     (lambda raw: raw.delete(RECORDS, record_key(1)), rf"Record 1 of {SHARD} is damaged: it is missing\."),
@@ -120,6 +124,30 @@ DAMAGES: list[tuple[Callable[[RawStore], None], str]] = [
     (
         lambda raw: change_stream(raw, "t", lambda stream: replace(stream, number=NUMBER)),
         r"Two streams have the same number\.",
+    ),
+    (
+        lambda raw: change_stream(raw, "s", lambda stream: replace(stream, next_shard_index=0)),
+        rf"{SHARD} has an index that a new shard would get too\.",
+    ),
+    (
+        lambda raw: change_shard(raw, lambda shard: replace(shard, closed_ms=START_MS)),
+        rf"{SHARD} is half closed\.",
+    ),
+    (
+        lambda raw: change_shard(raw, lambda shard: replace(shard, parent_indexes=(7,))),
+        rf"{SHARD} has a parent 7 that came after it\.",
+    ),
+    (
+        lambda raw: change_shard(raw, lambda shard: replace(shard, parent_indexes=(0,))),
+        rf"{SHARD} does not start behind the last number of its parent 0\.",
+    ),
+    (
+        lambda raw: change_shard(raw, lambda shard: replace(shard, next_sequence_at_close=2, closed_ms=START_MS)),
+        rf"{SHARD} was closed at 2, but its counter stands at 3\.",
+    ),
+    (
+        lambda raw: change_shard(raw, lambda shard: replace(shard, first_sequence=1)),
+        rf"{SHARD} counts from 0 to 3, and began at 1\.",
     ),
     (lambda raw: raw.flip_last_bit(b"format", SHARD_COUNT_KEY), r"The store is damaged: "),
     (lambda raw: raw.delete(b"format", NEXT_STREAM_NUMBER_KEY), r"The store is damaged: b'next_stream_number' is miss"),

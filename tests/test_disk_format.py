@@ -34,7 +34,7 @@ from streamstore.disk_format import (
     sequence_of_record_key,
     stream_key,
 )
-from streamstore.model import ShardCounter, StoredShard, StoredStream, StreamNumber
+from streamstore.model import STREAM_MODES, ShardCounter, StoredShard, StoredStream, StreamNumber
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
@@ -50,6 +50,8 @@ shards = st.builds(
     st.lists(u32, max_size=2).map(tuple),
     u64,
     st.one_of(st.none(), u64),
+    u64,
+    st.one_of(st.none(), u64),
 )
 streams = st.builds(
     StoredStream,
@@ -58,7 +60,13 @@ streams = st.builds(
     creation_ms=u64,
     retention_hours=st.integers(1, 24),
     write_quota_kb_per_sec=st.one_of(st.none(), st.sampled_from([128, 512, 1024])),
-    shards=st.lists(shards, max_size=4).map(tuple),
+    shards=st.dictionaries(u32, shards, max_size=4),
+    next_shard_index=u32,
+    has_read_quota=st.booleans(),
+    mode=st.sampled_from(STREAM_MODES),
+    idempotency_window_ms=u64,
+    tags=st.lists(st.tuples(texts, texts)).map(tuple),
+    resized_ms=st.lists(u64).map(tuple),
 )
 
 STREAM = StoredStream(
@@ -67,10 +75,12 @@ STREAM = StoredStream(
     creation_ms=1_700_000_000_000,
     retention_hours=24,
     write_quota_kb_per_sec=128,
-    shards=(
-        StoredShard(HashKeyRange(0, 2**127 - 1), next_sequence_at_close=9),
-        StoredShard(HashKeyRange(2**127, 2**128 - 1), parent_indexes=(0, 1), first_sequence=3),
-    ),
+    shards={
+        0: StoredShard(HashKeyRange(0, 2**127 - 1), next_sequence_at_close=9, closed_ms=1_700_000_000_001),
+        2: StoredShard(HashKeyRange(2**127, 2**128 - 1), parent_indexes=(0, 1), first_sequence=3),
+    },
+    next_shard_index=3,
+    tags=(("team", "ключ"),),
 )
 
 

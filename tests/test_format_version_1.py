@@ -37,9 +37,22 @@ STREAM = StoredStream(
     creation_ms=1_700_000_000_000,
     retention_hours=24,
     write_quota_kb_per_sec=128,
-    shards=(StoredShard(HashKeyRange(0, MIDDLE - 1)), StoredShard(HashKeyRange(MIDDLE, 2**128 - 1))),
+    shards={
+        0: StoredShard(HashKeyRange(0, MIDDLE - 1), created_ms=1_700_000_000_000),
+        1: StoredShard(HashKeyRange(MIDDLE, 2**128 - 1), created_ms=1_700_000_000_000),
+    },
+    next_shard_index=2,
 )
 STREAM_BYTES = bytes.fromhex(
+    "54530b02"  # CRC-32 over b"streams/clicks" and what follows
+    "9701cf0000018bcfe5680018cc80"  # [1, 1700000000000, 24, 128,
+    "92"  # [[start, end, [], 0, nil, 0, 1700000000000, nil],
+    "98c41000000000000000000000000000000000c4107ffffffffffffffffffffffffffffffe9000c000cf0000018bcfe56800c0"
+    "98c4107fffffffffffffffffffffffffffffffc410ffffffffffffffffffffffffffffffff9000c001cf0000018bcfe56800c0"
+    "02"  # [start, end, [], 0, nil, 1, 1700000000000, nil]], 2,
+    "95c2ab50524f564953494f4e4544ce000493e09090"  # [false, "PROVISIONED", 300000, [], []]]
+)
+FIRST_STREAM_BYTES = bytes.fromhex(
     "0e4f1465"  # CRC-32 over b"streams/clicks" and what follows
     "9501cf0000018bcfe5680018cc80"  # [1, 1700000000000, 24, 128,
     "92"  # [
@@ -88,6 +101,10 @@ def test_keys_and_database_names_keep_their_bytes() -> None:
 def test_a_stream_keeps_its_bytes() -> None:
     assert encode_stream(STREAM) == STREAM_BYTES
     assert decode_stream(b"clicks", STREAM_BYTES) == STREAM
+
+
+def test_a_stream_of_the_first_stores_of_this_version_reads_on() -> None:
+    assert decode_stream(b"clicks", FIRST_STREAM_BYTES) == STREAM
 
 
 def test_a_counter_keeps_its_bytes() -> None:

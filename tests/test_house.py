@@ -18,14 +18,14 @@ PACKAGE = ROOT / "streamstore"
 FOUNDATIONS = {"errors", "limits", "dialect", "model"}
 PURE_RULES = {"validate", "routing", "iterator"}
 ENGINE_ROOMS = {"engine", "folder", "process"}  # one environment, its folder, and its place in the process
-IN_A_TRANSACTION = {"streams", "shards"}
+IN_A_TRANSACTION = {"streams", "reading", "retention", "shards", "reshard"}
 
 # What each room may import of the package. Nothing else, whatever the need: move the code instead.
 MAY_IMPORT = {
     "errors": set[str](),
     "limits": set[str](),
     "dialect": {"limits"},
-    "model": set[str](),
+    "model": {"limits"},
     "validate": FOUNDATIONS | {"routing"},
     "routing": FOUNDATIONS,
     "iterator": FOUNDATIONS,
@@ -34,12 +34,17 @@ MAY_IMPORT = {
     "folder": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "process": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "streams": FOUNDATIONS | {"routing", "disk_format", "engine"},
-    "shards": FOUNDATIONS | {"routing", "disk_format", "engine", "streams"},
+    "reading": FOUNDATIONS | {"disk_format", "engine", "streams"},
+    "retention": FOUNDATIONS | {"disk_format", "engine", "streams", "reading"},
+    "shards": FOUNDATIONS | {"disk_format", "engine", "streams", "retention"},
+    "reshard": FOUNDATIONS | {"routing", "engine", "streams"},
     "writer": FOUNDATIONS | ENGINE_ROOMS | {"shards"},
     "check": FOUNDATIONS | IN_A_TRANSACTION | {"disk_format", "engine"},
     "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
-    "store": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"disk_format", "engine", "ingest", "writer"},
-    "aio": FOUNDATIONS | {"store", "writer"},
+    "opened": FOUNDATIONS | {"validate", "streams", "shards", "engine", "writer"},
+    "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "opened"},
+    "store": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "ingest", "writer", "control"},
+    "aio": FOUNDATIONS | {"opened", "store", "writer"},
     "__init__": {"errors", "model", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack"}}
@@ -51,7 +56,7 @@ CLOCKS = {
     "date": {"today"},
 }
 MAY_READ_CLOCKS = {
-    "store": {"time.time_ns"},  # the clock of the service
+    "opened": {"time.time_ns"},  # the clock of the service
     "folder": {"time.monotonic"},  # how long to wait for another process to open or leave
 }
 

@@ -20,7 +20,7 @@ any_hash_keys = st.integers(0, HASH_KEY_MAX)
 
 
 def router_of(shard_count: int) -> ShardRouter:
-    return ShardRouter([StoredShard(each) for each in slice_hash_keys(shard_count, YANDEX)])
+    return ShardRouter(dict(enumerate(map(StoredShard, slice_hash_keys(shard_count, YANDEX)))))
 
 
 @given(shard_counts)
@@ -65,7 +65,7 @@ def test_hash_key_is_the_md5_of_the_utf8_key_read_from_its_most_significant_digi
 def test_a_closed_shard_gets_no_hash_key(hash_key: int) -> None:
     parent = StoredShard(HashKeyRange(0, HASH_KEY_MAX), next_sequence_at_close=7)
     low, high = (StoredShard(each, parent_indexes=(0,)) for each in slice_hash_keys(2, YANDEX))
-    router = ShardRouter([parent, high, low])
+    router = ShardRouter({0: parent, 1: high, 2: low})
     assert router.shard_index_of(hash_key) == (2 if hash_key in low.hash_key_range else 1)
 
 
@@ -81,7 +81,7 @@ def test_a_closed_shard_gets_no_hash_key(hash_key: int) -> None:
 )
 def test_open_shards_that_do_not_tile_are_no_router(ranges: list[HashKeyRange]) -> None:
     with pytest.raises(AssertionError, match="tile"):
-        ShardRouter([StoredShard(each) for each in ranges])
+        ShardRouter(dict(enumerate(map(StoredShard, ranges))))
 
 
 def test_ranges_of_a_power_of_two_are_those_of_yandex_not_of_aws() -> None:

@@ -1,0 +1,340 @@
+"""The control plane: one method per operation on streams and shards. Reads from top to bottom like the data path.
+
+Each method validates, then hands a function to the writer (changes) or to the engine (reads).
+"""
+
+import contextlib
+from itertools import islice
+
+from streamstore.engine import ReadTransaction
+from streamstore.errors import InvalidArgumentException, ResourceNotFoundException
+from streamstore.iterator import ShardPage, encode_next_token, parse_next_token
+from streamstore.limits import (
+    DESCRIBE_STREAM_LIMIT_DEFAULT,
+    IDEMPOTENCY_WINDOW_SECONDS_DEFAULT,
+    LIST_LIMIT_MAX,
+    LIST_SHARDS_LIMIT_DEFAULT,
+    LIST_STREAMS_LIMIT_DEFAULT,
+    SHARDS_PER_STORE_MAX,
+    TRIM_RECORDS_MAX,
+)
+from streamstore.model import (
+    ListShardsResult,
+    ListStreamsResult,
+    SequenceNumberRange,
+    Shard,
+    StoredStream,
+    StreamDescription,
+    TrimResult,
+    UpdateShardCountResult,
+    datetime_of_ms,
+)
+from streamstore.opened import OpenStore
+from streamstore.reading import ShardReader
+from streamstore.reshard import drop_expired_shards, merge_shards, resize_stream, split_shard
+from streamstore.retention import trim_shard
+from streamstore.shards import ShardAppender
+from streamstore.streams import (
+    create_stream,
+    delete_stream,
+    iterate_stream_names,
+    load_counter,
+    save_counter,
+    shard_index_of,
+)
+from streamstore.validate import (
+    parse_exclusive_start,
+    parse_hash_key,
+    parse_shard_id,
+    parse_stream_name,
+    parse_stream_settings,
+    parse_whole_number,
+    refuse_beside_next_token,
+)
+
+__all__ = ["StreamControl"]
+
+
+class StreamControl(OpenStore):
+    def create_stream(
+        self,
+        stream_name: str,
+        *,
+        shard_count: int = 1,
+        retention_hours: int | None = None,
+        write_quota_kb_per_sec: int | None = None,
+        read_quota: bool = False,
+        idempotency_window_seconds: int = IDEMPOTENCY_WINDOW_SECONDS_DEFAULT,
+    ) -> None:
+        """Create a stream whose shards divide the hash keys evenly. It is active when the call returns.
+
+        ``retention_hours``: 1 to 24, default 24. ``write_quota_kb_per_sec``: 128, 512 or 1024 a shard, which brings
+        a quota of 1,000 records/s with it; None for no quota. ``read_quota``: whether each shard lets itself be read at
+        2 MB/s in 5 calls/s only. ``idempotency_window_seconds``: 1 to 3,600, how long an idempotency key is remembered.
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceInUseException`` (the name is taken),
+        ``LimitExceededException`` (more than 4,000 shards in the store), and the storage errors of ``put_record``.
+        """
+        now_ms = self._clock()
+        settings = parse_stream_settings(
+            stream_name,
+            shard_count=shard_count,
+            retention_hours=retention_hours,
+            write_quota_kb_per_sec=write_quota_kb_per_sec,
+            read_quota=read_quota,
+            idempotency_window_seconds=idempotency_window_seconds,
+            dialect=self._dialect,
+        )
+        self._change(lambda appender: create_stream(appender.flush(), settings, now_ms=now_ms, dialect=self._dialect))
+
+    def delete_stream(self, stream_name: str) -> None:
+        """Delete a stream with its records. A new stream of that name shares nothing with it, tokens included.
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``, and the storage
+        errors of ``put_record``.
+        """
+        self._change_stream(parse_stream_name("stream_name", stream_name, self._dialect), delete_stream)
+
+    def split_shard(self, stream_name: str, shard_to_split: str, new_starting_hash_key: str) -> None:
+        """Close a shard and open two in its place, the second from ``new_starting_hash_key`` on. Source: SplitShard.
+
+        ``new_starting_hash_key``: decimal text, inside the hash keys of the shard. Puts before the split are in the
+        parent, which stays readable until its records expire; those behind it go to the children, whose numbers start
+        behind the parent's last.
+
+        Raises, with nothing changed: ``InvalidArgumentException`` (also for a closed shard),
+        ``ResourceNotFoundException`` (stream or shard), ``LimitExceededException`` (more than 4,000 shards in the
+        store), and the storage errors of ``put_record``.
+        """
+        now_ms = self._clock()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        shard_id = parse_shard_id("shard_to_split", shard_to_split)
+        hash_key = parse_hash_key("new_starting_hash_key", new_starting_hash_key)
+        self._change_stream(
+            name,
+            lambda transaction, stream: split_shard(
+                transaction,
+                stream,
+                shard_index_of(stream, shard_id, self._dialect, now_ms=now_ms),
+                hash_key,
+                dialect=self._dialect,
+                now_ms=now_ms,
+            ),
+        )
+
+    def merge_shards(self, stream_name: str, shard_to_merge: str, adjacent_shard_to_merge: str) -> None:
+        """Close two shards and open one with the hash keys of both. Source: MergeShards.
+
+        The hash keys of ``adjacent_shard_to_merge`` must start where those of ``shard_to_merge`` end. The child's
+        numbers start behind the last of either parent; what else ``split_shard`` says holds here too.
+        """
+        now_ms = self._clock()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        shard_id = parse_shard_id("shard_to_merge", shard_to_merge)
+        adjacent_shard_id = parse_shard_id("adjacent_shard_to_merge", adjacent_shard_to_merge)
+        self._change_stream(
+            name,
+            lambda transaction, stream: merge_shards(
+                transaction,
+                stream,
+                shard_index_of(stream, shard_id, self._dialect, now_ms=now_ms),
+                shard_index_of(stream, adjacent_shard_id, self._dialect, now_ms=now_ms),
+                dialect=self._dialect,
+                now_ms=now_ms,
+            ),
+        )
+
+    def update_shard_count(self, stream_name: str, target_shard_count: int) -> UpdateShardCountResult:
+        """Reshape a stream into ``target_shard_count`` equal open shards, more or fewer. Source: UpdateShardCount.
+
+        Made of splits and merges in one commit, so that parents and children stay linked; shards in between are born
+        closed and empty. A shard that has its range already stays open.
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``,
+        ``LimitExceededException`` (more than 4,000 shards in the store), and the storage errors of ``put_record``.
+        """
+        now_ms = self._clock()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        target = parse_whole_number("target_shard_count", target_shard_count, first=1, last=SHARDS_PER_STORE_MAX)
+        current = self._change_stream(
+            name,
+            lambda transaction, stream: resize_stream(
+                transaction, stream, target, dialect=self._dialect, now_ms=now_ms
+            ),
+        )
+        return UpdateShardCountResult(name, current_shard_count=current, target_shard_count=target)
+
+    def trim(self, stream_name: str | None = None) -> TrimResult:
+        """Delete now what is older than the retention of the stream, or of all streams; its pages are used again.
+
+        Puts do this on their way, so it is for streams that nobody writes to. It works in bites of 1,000 records, each
+        a commit of its own, so that puts get in between. What it deletes could not be read any more.
+
+        Raises ``InvalidArgumentException``, ``ResourceNotFoundException``, and the storage errors of ``put_record``;
+        then the bites before are deleted.
+        """
+        now_ms = self._clock()
+        if stream_name is None:
+            names = self._engine.read(lambda transaction: list(iterate_stream_names(transaction, "")))
+        else:
+            names = [self._load(parse_stream_name("stream_name", stream_name, self._dialect)).stored.name]
+        record_count = shard_count = 0
+        for name in names:
+            with contextlib.suppress(ResourceNotFoundException):  # deleted meanwhile: all of it is gone
+                for shard_index in self._load(name).stored.shards:
+                    while trimmed := self._trim_bite(name, shard_index, now_ms):
+                        record_count += trimmed
+                if any(self._load(name).stored.expired_indexes(now_ms)):
+                    shard_count += self._change_stream(
+                        name,
+                        lambda transaction, stream: drop_expired_shards(transaction, stream, now_ms=now_ms),
+                    )
+        return TrimResult(record_count, shard_count)
+
+    def _trim_bite(self, stream_name: str, shard_index: int, now_ms: int) -> int:
+        def trim(appender: ShardAppender) -> int:
+            transaction = appender.flush()
+            stream = self._catalog.load(transaction, stream_name)
+            if shard_index not in stream.stored.shards:
+                return 0
+            counter = load_counter(transaction, stream.stored.number, shard_index)
+            trimmed = trim_shard(
+                transaction,
+                stream.shard(shard_index, self._dialect),
+                counter,
+                horizon_ms=now_ms - stream.stored.retention_ms,
+                records_max=TRIM_RECORDS_MAX,
+            )
+            if trimmed != counter:
+                save_counter(transaction, stream.stored.number, shard_index, trimmed)
+            return trimmed.first_sequence - counter.first_sequence
+
+        return self._change(trim)
+
+    def describe_stream(
+        self,
+        stream_name: str,
+        *,
+        limit: int = DESCRIBE_STREAM_LIMIT_DEFAULT,
+        exclusive_start_shard_id: str | None = None,
+    ) -> StreamDescription:
+        """Describe a stream with up to ``limit`` (1 to 10,000) of its shards, those behind the given id.
+
+        Raises ``InvalidArgumentException``, ``ResourceNotFoundException`` (stream or shard), ``StorageError``.
+        """
+        now_ms = self._clock()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        shard_limit = parse_whole_number("limit", limit, first=1, last=LIST_LIMIT_MAX)
+        after_shard_id = parse_exclusive_start(exclusive_start_shard_id)
+        stream, shards = self._engine.read(
+            lambda transaction: self._shards_after(transaction, name, after_shard_id, shard_limit + 1, now_ms)
+        )
+        return StreamDescription(
+            stream_name=name,
+            stream_status="ACTIVE",
+            stream_creation_timestamp=datetime_of_ms(stream.creation_ms),
+            retention_period_hours=stream.retention_hours,
+            write_quota_kb_per_sec=stream.write_quota_kb_per_sec,
+            shards=tuple(shards[:shard_limit]),
+            has_more_shards=len(shards) > shard_limit,
+        )
+
+    def list_shards(
+        self,
+        stream_name: str | None = None,
+        *,
+        next_token: str | None = None,
+        exclusive_start_shard_id: str | None = None,
+        max_results: int = LIST_SHARDS_LIMIT_DEFAULT,
+    ) -> ListShardsResult:
+        """List up to ``max_results`` (1 to 10,000) shards of a stream, in the order of their ids.
+
+        Name the stream, or go on with the ``next_token`` of the page before (good for 300 s), not both.
+
+        Raises ``InvalidArgumentException``, ``ExpiredNextTokenException``, ``ResourceNotFoundException`` (stream or
+        shard), ``StorageError``.
+        """
+        now_ms = self._clock()
+        page_limit = parse_whole_number("max_results", max_results, first=1, last=LIST_LIMIT_MAX)
+        page: ShardPage | None = None
+        after_shard_id = parse_exclusive_start(exclusive_start_shard_id)
+        if next_token is None:
+            name = parse_stream_name("stream_name", stream_name, self._dialect)
+        else:
+            refuse_beside_next_token("stream_name", stream_name)
+            refuse_beside_next_token("exclusive_start_shard_id", exclusive_start_shard_id)
+            page = parse_next_token(next_token, now_ms=now_ms, secret=self._secret)
+            name = page.stream_name
+
+        def look(transaction: ReadTransaction) -> tuple[StoredStream, list[Shard]]:
+            if page is None:
+                return self._shards_after(transaction, name, after_shard_id, page_limit + 1, now_ms)
+            stream = self._catalog.load(transaction, name).stored
+            if page.stream_number != stream.number:
+                raise InvalidArgumentException(
+                    argument="next_token", value=next_token, constraint="belong to the stream that has this name today"
+                )
+            return stream, self._shards(transaction, stream, page.after_shard_index, page_limit + 1, now_ms)
+
+        stream, shards = self._engine.read(look)
+        token = None
+        if len(shards) > page_limit:
+            shards = shards[:page_limit]
+            last_index = shard_index_of(stream, shards[-1].shard_id, self._dialect, now_ms=now_ms)
+            token = encode_next_token(ShardPage(name, stream.number, last_index), now_ms=now_ms, secret=self._secret)
+        return ListShardsResult(shards=tuple(shards), next_token=token)
+
+    def list_streams(
+        self,
+        *,
+        limit: int = LIST_STREAMS_LIMIT_DEFAULT,
+        exclusive_start_stream_name: str | None = None,
+    ) -> ListStreamsResult:
+        """List up to ``limit`` (1 to 10,000) stream names in bytewise order, those behind the given name.
+
+        Raises ``InvalidArgumentException``, ``StorageError``.
+        """
+        name_limit = parse_whole_number("limit", limit, first=1, last=LIST_LIMIT_MAX)
+        after = ""
+        if exclusive_start_stream_name is not None:
+            after = parse_stream_name("exclusive_start_stream_name", exclusive_start_stream_name, self._dialect)
+        names = self._engine.read(
+            lambda transaction: list(islice(iterate_stream_names(transaction, after), name_limit + 1))
+        )
+        return ListStreamsResult(stream_names=tuple(names[:name_limit]), has_more_streams=len(names) > name_limit)
+
+    def _shards_after(
+        self, transaction: ReadTransaction, stream_name: str, after_shard_id: str | None, count: int, now_ms: int
+    ) -> tuple[StoredStream, list[Shard]]:
+        stream = self._catalog.load(transaction, stream_name).stored
+        after = -1 if after_shard_id is None else shard_index_of(stream, after_shard_id, self._dialect, now_ms=now_ms)
+        return stream, self._shards(transaction, stream, after, count, now_ms)
+
+    def _shards(
+        self, transaction: ReadTransaction, stream: StoredStream, after_shard_index: int, count: int, now_ms: int
+    ) -> list[Shard]:
+        indexes = (
+            index
+            for index, shard in stream.shards.items()
+            if index > after_shard_index and not stream.has_expired(shard, now_ms)
+        )
+        return [self._shard(transaction, stream, index, now_ms) for index in islice(indexes, count)]
+
+    def _shard(self, transaction: ReadTransaction, stream: StoredStream, shard_index: int, now_ms: int) -> Shard:
+        stored = stream.shards[shard_index]
+        shard_id = self._dialect.shard_id(shard_index)
+        reader = ShardReader(transaction, stream.number, shard_index, shard_id)
+        starting_sequence = reader.first_unexpired(now_ms - stream.retention_ms)
+        ending_sequence = stored.ending_sequence
+        if ending_sequence is not None:
+            starting_sequence = min(starting_sequence, ending_sequence)
+        parent_ids = [self._dialect.shard_id(index) for index in stored.parent_indexes]
+        return Shard(
+            shard_id=shard_id,
+            hash_key_range=stored.hash_key_range,
+            sequence_number_range=SequenceNumberRange(
+                str(starting_sequence), None if ending_sequence is None else str(ending_sequence)
+            ),
+            parent_shard_id=parent_ids[0] if parent_ids else None,
+            adjacent_parent_shard_id=parent_ids[1] if len(parent_ids) > 1 else None,
+        )

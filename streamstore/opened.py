@@ -1,0 +1,115 @@
+"""An open store: its engine, its writer, and their end. The only reader of the clock.
+
+What the operations share, and nothing of what they do: those are in ``control.py`` and ``store.py``.
+"""
+
+import os
+import time
+import weakref
+from collections.abc import Callable
+from typing import Final, Self, TypeVar
+
+from streamstore.dialect import YANDEX, Dialect
+from streamstore.engine import Engine, WriteTransaction
+from streamstore.errors import InvalidArgumentException
+from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MAX, MAP_BYTES_MIN
+from streamstore.model import StoredStream, SyncMode
+from streamstore.shards import ShardAppender
+from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
+from streamstore.validate import parse_path, parse_sync_mode, parse_whole_number
+from streamstore.writer import Change, Request, Writer
+
+__all__ = ["OpenStore", "system_clock_ms"]
+
+T = TypeVar("T")
+
+
+def system_clock_ms() -> int:
+    """Return milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000
+
+
+class OpenStore:
+    """What ``StreamStore`` opens and closes. Its arguments are described there."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        sync: SyncMode = "full",
+        map_size: int = MAP_BYTES_DEFAULT,
+        clock: Callable[[], int] = system_clock_ms,
+        allow_network_filesystem: bool = False,
+    ) -> None:
+        self.path: Final = parse_path(path)
+        self._clock = clock
+        self._catalog = StreamCatalog()
+        self._engine = Engine(
+            self.path,
+            initial=initial_databases(YANDEX) if create and not read_only else None,
+            read_only=read_only,
+            sync=parse_sync_mode(sync),
+            map_bytes=parse_whole_number("map_size", map_size, first=MAP_BYTES_MIN, last=MAP_BYTES_MAX),
+            allow_network_filesystem=allow_network_filesystem,
+        )
+        try:
+            self._dialect, self._secret = self._engine.read(load_format)
+            self._writer = None if read_only else Writer(self._engine, _appender_factory(self._catalog, self._dialect))
+        except BaseException:
+            self._engine.close()
+            raise
+        self._closer = self._writer or self._engine
+        self._finalizer = weakref.finalize(self, self._closer.close)  # when the last reference goes, or at exit
+
+    def close(self) -> None:
+        """Commit and answer every put that was accepted, then close. Further calls do nothing.
+
+        Also happens when the program ends. In a forked child it leaves the parent's store alone. In a signal handler
+        it ends a read under way on the same thread, and returns before a put under way on it. Raises
+        ``StorageError`` if the last sync of a store with ``sync`` below "full" failed; it is closed all the same.
+        """
+        self._closer.close()
+        self._finalizer.detach()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"StreamStore({os.fspath(self.path)!r})"
+
+    def submit(self, request: Request[object]) -> None:
+        """Let the writer commit a request that says itself where its answer goes."""
+        self._writable().submit(request)
+
+    def _load(self, stream_name: str) -> KnownStream:
+        return self._engine.read(lambda transaction: self._catalog.load(transaction, stream_name))
+
+    def _change(self, change: Change[T]) -> T:
+        """Return the result of a change to streams when it is durable. On the writer thread: it may close handles."""
+        return self._writable().execute_on_writer_thread(change)
+
+    def _change_stream(self, stream_name: str, change: Callable[[WriteTransaction, StoredStream], T]) -> T:
+        """Change one stream, as the puts in front of this have left it."""
+
+        def change_it(appender: ShardAppender) -> T:
+            transaction = appender.flush()
+            return change(transaction, self._catalog.load(transaction, stream_name).stored)
+
+        return self._change(change_it)
+
+    def _writable(self) -> Writer:
+        if self._writer is None:
+            raise InvalidArgumentException(
+                argument="read_only", value=True, constraint="be False to change the store: open it for writing"
+            )
+        return self._writer
+
+
+def _appender_factory(catalog: StreamCatalog, dialect: Dialect) -> Callable[[WriteTransaction], ShardAppender]:
+    # Not a method: the writer thread must not keep the store alive.
+    return lambda transaction: ShardAppender(transaction, catalog, dialect)

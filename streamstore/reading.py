@@ -1,0 +1,142 @@
+"""Reads one shard inside a transaction: find, read, prove. The only read path of records."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, NamedTuple
+
+from streamstore.disk_format import RecordFormat, record_key, records_database
+from streamstore.engine import ReadTransaction
+from streamstore.errors import CorruptRecordError
+from streamstore.limits import GET_RECORDS_BYTES_MAX
+from streamstore.model import Record, ShardCounter, StreamNumber
+from streamstore.streams import load_counter
+
+__all__ = ["Page", "ShardReader"]
+
+PROVED_AT_ONCE_RECORDS: Final = 1_000
+
+
+class Page(NamedTuple):
+    """Records of one shard in order, and where they end.
+
+    ``next_sequence`` is the number behind the last record; ``next_not_before_ms`` is 0 unless the wanted time is
+    still to come.
+    """
+
+    records: list[Record]
+    next_sequence: int
+    next_not_before_ms: int
+    millis_behind_latest: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReader:
+    """Reads one shard in one snapshot."""
+
+    transaction: ReadTransaction
+    stream_number: StreamNumber
+    shard_index: int
+    shard_id: str
+
+    def counter(self) -> ShardCounter:
+        return load_counter(self.transaction, self.stream_number, self.shard_index)
+
+    def read_page(self, sequence: int, *, not_before_ms: int, horizon_ms: int, limit: int) -> Page:
+        """Return up to ``limit`` records, at most 10 MiB, at or after the position.
+
+        Records that arrived before ``horizon_ms`` have expired: a position at one of them moves up to the first that
+        has not.
+        """
+        counter = self.counter()
+        start = max(sequence, counter.first_sequence)
+        if not_before_ms:
+            start = self.first_not_before(not_before_ms, start, counter.next_sequence)
+        records: list[Record] = []
+        if start < counter.next_sequence:
+            start, records = self._collect_unexpired(start, limit, horizon_ms, counter)
+        if start >= counter.next_sequence:
+            still_to_come = not_before_ms if not_before_ms > counter.last_arrival_ms else 0
+            return Page([], start, still_to_come, 0)
+        next_sequence = start + len(records)
+        behind_ms = 0
+        if next_sequence < counter.next_sequence:
+            behind_ms = max(1, counter.last_arrival_ms - records[-1].arrival_ms)
+        return Page(records, next_sequence, 0, behind_ms)
+
+    def records(self, start: int, stop: int) -> Iterator[Record]:
+        """Yield every record with a number in [start, stop), proving each."""
+        while start < stop:
+            records = self._collect(start, min(start + PROVED_AT_ONCE_RECORDS, stop))
+            yield from records
+            start += len(records)
+
+    def first_unexpired(self, horizon_ms: int) -> int:
+        """Return the number of the oldest record that can be read, or of the next one."""
+        counter = self.counter()
+        oldest = self._first_sound(counter.first_sequence, counter.next_sequence)
+        if oldest is None or oldest.arrival_ms >= horizon_ms:
+            return counter.first_sequence
+        return self.first_not_before(horizon_ms, counter.first_sequence, counter.next_sequence)
+
+    def arrival_of_oldest_ms(self, counter: ShardCounter) -> int | None:
+        """Return when the oldest record in the file arrived, or None if it is damaged or there is none."""
+        if counter.first_sequence == counter.next_sequence:
+            return None
+        oldest = self._first_sound(counter.first_sequence, counter.first_sequence + 1)
+        return None if oldest is None else oldest.arrival_ms
+
+    def first_not_before(self, time_ms: int, start: int, stop: int) -> int:
+        """Bisect for the first record in [start, stop) that arrived at or after ``time_ms``; ``stop`` if there is none.
+
+        A damaged record has no time; it counts as arriving with the next sound one.
+        """
+        low, high = start, stop
+        while low < high:
+            middle = (low + high) // 2
+            sound = self._first_sound(middle, high)
+            if sound is not None and sound.arrival_ms < time_ms:
+                low = int(sound.sequence_number) + 1
+            else:
+                high = middle
+        return low
+
+    def _collect_unexpired(
+        self, start: int, limit: int, horizon_ms: int, counter: ShardCounter
+    ) -> tuple[int, list[Record]]:
+        """Return the number of the first record from ``start`` on that has not expired, and records from there."""
+        stop = counter.next_sequence
+        try:
+            records = self._collect(start, min(start + limit, stop))
+            if records[0].arrival_ms >= horizon_ms:
+                return start, records
+        except CorruptRecordError:
+            if self.first_not_before(horizon_ms, start, stop) == start:
+                raise
+        start = self.first_not_before(horizon_ms, start, stop)
+        return start, self._collect(start, min(start + limit, stop)) if start < stop else []
+
+    def _collect(self, start: int, stop: int) -> list[Record]:
+        """Return one or more records from ``start`` on: all in front of ``stop``, a damaged one and 10 MiB."""
+        items = islice(self.transaction.items_from(self._database(), record_key(start)), stop - start)
+        record_format = RecordFormat(self.stream_number, self.shard_index)
+        records, damage = record_format.decode_run(items, start, bytes_max=GET_RECORDS_BYTES_MAX)
+        if not records:
+            # Those in front of a damaged one are good; the next page starts at it, and says so.
+            raise CorruptRecordError(
+                shard_id=self.shard_id,
+                sequence_number=str(start),
+                problem="it is missing" if damage is None else str(damage),
+            ) from damage
+        return records
+
+    def _first_sound(self, start: int, stop: int) -> Record | None:
+        for sequence in range(start, stop):
+            try:
+                return self._collect(sequence, sequence + 1)[0]
+            except CorruptRecordError:
+                pass
+        return None
+
+    def _database(self) -> bytes:
+        return records_database(self.stream_number, self.shard_index)
