@@ -32,6 +32,7 @@ from streamstore.errors import (
 )
 from streamstore.model import (
     ChildShard,
+    DialectName,
     GetRecordsResult,
     HashKeyRange,
     IngestResult,
@@ -56,6 +57,7 @@ __all__ = [
     "AsyncStreamStore",
     "ChildShard",
     "CorruptRecordError",
+    "DialectName",
     "ExpiredIteratorException",
     "ExpiredNextTokenException",
     "GetRecordsResult",

@@ -14,8 +14,9 @@ from itertools import islice
 from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
 from streamstore.errors import StoreClosedError
-from streamstore.limits import MAP_BYTES_DEFAULT
+from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, REGION_DEFAULT
 from streamstore.model import (
+    DialectName,
     PutRecordResult,
     PutRecordsEntry,
     PutRecordsResult,
@@ -108,6 +109,9 @@ class AsyncStreamStore:
         map_size: int = MAP_BYTES_DEFAULT,
         clock: Callable[[], int] = system_clock_ms,
         allow_network_filesystem: bool = False,
+        dialect: DialectName | None = None,
+        account_id: str = ACCOUNT_ID_DEFAULT,
+        region: str = REGION_DEFAULT,
     ) -> None:
         self._open: Final = lambda: StreamStore(
             path,
@@ -117,6 +121,9 @@ class AsyncStreamStore:
             map_size=map_size,
             clock=clock,
             allow_network_filesystem=allow_network_filesystem,
+            dialect=dialect,
+            account_id=account_id,
+            region=region,
         )
         self._opened: StreamStore | None = None
         self._outboxes: dict[asyncio.AbstractEventLoop, _Outbox] = {}

@@ -8,6 +8,7 @@ go back; nothing in the file belongs to no stream; the totals add up.
 from collections.abc import Iterator
 from pathlib import Path
 
+from streamstore.dialect import DIALECTS
 from streamstore.disk_format import (
     COUNTERS_DATABASE,
     DIALECT_KEY,
@@ -74,6 +75,9 @@ def _check_format(transaction: ReadTransaction) -> Iterator[str]:
             decode(key, value)
         except DamagedValueError as error:
             yield f"The store is damaged: {error}."
+            continue
+        if key == DIALECT_KEY and decode_format_str(key, value) not in DIALECTS:
+            yield f"The store has the dialect {decode_format_str(key, value)}, which nobody knows."
 
 
 def _check_stream(transaction: ReadTransaction, stream: StoredStream) -> Iterator[str]:

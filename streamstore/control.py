@@ -68,9 +68,10 @@ class StreamControl(OpenStore):
     ) -> None:
         """Create a stream whose shards divide the hash keys evenly. It is active when the call returns.
 
-        ``retention_hours``: 1 to 24, default 24. ``write_quota_kb_per_sec``: 128, 512 or 1024 a shard, which brings
-        a quota of 1,000 records/s with it; None for no quota. ``read_quota``: whether each shard lets itself be read at
-        2 MB/s in 5 calls/s only. ``idempotency_window_seconds``: 1 to 3,600, how long an idempotency key is remembered.
+        ``retention_hours``: 1 to 24, in the dialect "aws" 24 to 8,760; default 24. ``write_quota_kb_per_sec``: 128, 512
+        or 1024 a shard, which brings a quota of 1,000 records/s with it; None for no quota. ``read_quota``: whether
+        ``get_records`` reads each shard at 2 MB/s in 5 calls/s only. ``idempotency_window_seconds``: 1 to 3,600, how
+        long an idempotency key is remembered.
 
         Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceInUseException`` (the name is taken),
         ``LimitExceededException`` (more than 4,000 shards in the store), and the storage errors of ``put_record``.
@@ -148,10 +149,12 @@ class StreamControl(OpenStore):
         """Reshape a stream into ``target_shard_count`` equal open shards, more or fewer. Source: UpdateShardCount.
 
         Made of splits and merges in one commit, so that parents and children stay linked; shards in between are born
-        closed and empty. A shard that has its range already stays open.
+        closed and empty. A shard that has its range already stays open. In the dialect "aws": to at most double and at
+        least half of the open shards, 10 times in 24 hours.
 
         Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``,
-        ``LimitExceededException`` (more than 4,000 shards in the store), and the storage errors of ``put_record``.
+        ``LimitExceededException`` (more than 4,000 shards in the store, or too many updates), and the storage errors of
+        ``put_record``.
         """
         now_ms = self._clock()
         name = parse_stream_name("stream_name", stream_name, self._dialect)
@@ -231,6 +234,7 @@ class StreamControl(OpenStore):
         )
         return StreamDescription(
             stream_name=name,
+            stream_arn=self._stream_arn(name),
             stream_status="ACTIVE",
             stream_creation_timestamp=datetime_of_ms(stream.creation_ms),
             retention_period_hours=stream.retention_hours,

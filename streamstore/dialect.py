@@ -9,7 +9,7 @@ from typing import Final
 
 from streamstore.limits import HASH_KEY_MAX
 
-__all__ = ["DIALECTS", "YANDEX", "Dialect"]
+__all__ = ["AWS", "DIALECTS", "YANDEX", "Dialect"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Dialect:
 
     ``hash_slice_dividend`` divided by the shard count, rounded down, is the width of a new shard's range. The smaller
     part of a split has more than ``split_margin_hash_keys``. ``resize_factor_max`` bounds one update of the shard
-    count, up and down; None: no bound.
+    count, up and down; None: no bound. ``stream_arn_format`` takes ``region``, ``account_id`` and ``stream_name``.
     """
 
     name: str
@@ -33,11 +33,18 @@ class Dialect:
     split_margin_hash_keys: int
     resize_factor_max: int | None
     resizes_per_day_max: int | None
+    tags_per_stream_max: int
+    consumers_per_stream_max: int
+    stream_arn_format: str
 
     def shard_id(self, shard_index: int) -> str:
         return self.shard_id_format.format(shard_index)
 
+    def stream_arn(self, stream_name: str, *, region: str, account_id: str) -> str:
+        return self.stream_arn_format.format(region=region, account_id=account_id, stream_name=stream_name)
 
+
+# Sources: YDB and the Yandex documents; their limits page for consumers, AWS for tags, which Yandex has none of.
 YANDEX: Final = Dialect(
     name="yandex",
     stream_name_pattern=re.compile(r"[a-zA-Z][a-zA-Z0-9-]*(?<!-)"),
@@ -51,6 +58,28 @@ YANDEX: Final = Dialect(
     split_margin_hash_keys=0,
     resize_factor_max=None,
     resizes_per_day_max=None,
+    tags_per_stream_max=50,
+    consumers_per_stream_max=5,
+    stream_arn_format="{stream_name}",
 )
 
-DIALECTS: Final = {YANDEX.name: YANDEX}
+# Sources: the Kinesis model for names and ids, the developer guide for bounds, kinesalite for slicing and splitting.
+AWS: Final = Dialect(
+    name="aws",
+    stream_name_pattern=re.compile(r"[a-zA-Z0-9_.-]+"),
+    stream_name_rule="letters, digits, '_', '.' and '-'",
+    shard_id_pattern=re.compile(r"shardId-([0-9]{12})"),
+    shard_id_format="shardId-{:012d}",
+    hash_slice_dividend=HASH_KEY_MAX + 1,
+    retention_hours_min=24,
+    retention_hours_max=8_760,
+    retention_hours_default=24,
+    split_margin_hash_keys=1,
+    resize_factor_max=2,
+    resizes_per_day_max=10,
+    tags_per_stream_max=50,
+    consumers_per_stream_max=20,
+    stream_arn_format="arn:aws:kinesis:{region}:{account_id}:stream/{stream_name}",
+)
+
+DIALECTS: Final = {dialect.name: dialect for dialect in (YANDEX, AWS)}

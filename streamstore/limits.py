@@ -18,6 +18,12 @@ SEQUENCE_NUMBER_DIGITS_MAX: Final = 129  # doc: 0|([1-9]\d{0,128})
 PUT_RECORDS_ENTRIES_MAX: Final = 500
 PUT_RECORDS_BYTES_MAX: Final = 5 * 1_048_576  # data and partition keys
 
+# What an ARN names, where the dialect has one: AWS for the shape; ours for what is named unless asked.
+ACCOUNT_ID_DIGITS: Final = 12
+ACCOUNT_ID_DEFAULT: Final = "000000000000"
+REGION_CHARACTERS_MAX: Final = 32
+REGION_DEFAULT: Final = "us-east-1"
+
 # Reading: AWS, YDB.
 GET_RECORDS_LIMIT_MAX: Final = 10_000
 GET_RECORDS_BYTES_MAX: Final = 10 * 1_048_576

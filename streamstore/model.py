@@ -14,6 +14,7 @@ from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 __all__ = [
     "STREAM_MODES",
     "ChildShard",
+    "DialectName",
     "EncryptionType",
     "GetRecordsResult",
     "HashKeyRange",
@@ -55,6 +56,7 @@ StreamStatus = Literal["ACTIVE"]
 StreamMode = Literal["PROVISIONED", "ON_DEMAND"]
 STREAM_MODES: Final[tuple[StreamMode, ...]] = get_args(StreamMode)
 SyncMode = Literal["full", "normal", "off"]
+DialectName = Literal["yandex", "aws"]
 ShardIteratorType = Literal["AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
 
 
@@ -274,9 +276,13 @@ class ShardCounter(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamDescription:
-    """A stream as ``describe_stream`` shows it, with one page of its shards."""
+    """A stream as ``describe_stream`` shows it, with one page of its shards.
+
+    ``stream_arn`` is an ARN in the dialect "aws", and the name of the stream in "yandex".
+    """
 
     stream_name: str
+    stream_arn: str
     stream_status: StreamStatus
     stream_creation_timestamp: datetime
     retention_period_hours: int

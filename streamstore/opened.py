@@ -12,11 +12,18 @@ from typing import Final, Self, TypeVar
 from streamstore.dialect import YANDEX, Dialect
 from streamstore.engine import Engine, WriteTransaction
 from streamstore.errors import InvalidArgumentException
-from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MAX, MAP_BYTES_MIN
-from streamstore.model import StoredStream, SyncMode
+from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, MAP_BYTES_MAX, MAP_BYTES_MIN, REGION_DEFAULT
+from streamstore.model import DialectName, StoredStream, SyncMode
 from streamstore.shards import ShardAppender
 from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
-from streamstore.validate import parse_path, parse_sync_mode, parse_whole_number
+from streamstore.validate import (
+    parse_account_id,
+    parse_dialect,
+    parse_path,
+    parse_region,
+    parse_sync_mode,
+    parse_whole_number,
+)
 from streamstore.writer import Change, Request, Writer
 
 __all__ = ["OpenStore", "system_clock_ms"]
@@ -42,13 +49,19 @@ class OpenStore:
         map_size: int = MAP_BYTES_DEFAULT,
         clock: Callable[[], int] = system_clock_ms,
         allow_network_filesystem: bool = False,
+        dialect: DialectName | None = None,
+        account_id: str = ACCOUNT_ID_DEFAULT,
+        region: str = REGION_DEFAULT,
     ) -> None:
         self.path: Final = parse_path(path)
         self._clock = clock
+        self._account_id = parse_account_id(account_id)
+        self._region = parse_region(region)
+        wanted = parse_dialect(dialect)
         self._catalog = StreamCatalog()
         self._engine = Engine(
             self.path,
-            initial=initial_databases(YANDEX) if create and not read_only else None,
+            initial=initial_databases(wanted or YANDEX) if create and not read_only else None,
             read_only=read_only,
             sync=parse_sync_mode(sync),
             map_bytes=parse_whole_number("map_size", map_size, first=MAP_BYTES_MIN, last=MAP_BYTES_MAX),
@@ -56,6 +69,7 @@ class OpenStore:
         )
         try:
             self._dialect, self._secret = self._engine.read(load_format)
+            _refuse_other_dialect(wanted, self._dialect)
             self._writer = None if read_only else Writer(self._engine, _appender_factory(self._catalog, self._dialect))
         except BaseException:
             self._engine.close()
@@ -86,6 +100,9 @@ class OpenStore:
         """Let the writer commit a request that says itself where its answer goes."""
         self._writable().submit(request)
 
+    def _stream_arn(self, stream_name: str) -> str:
+        return self._dialect.stream_arn(stream_name, region=self._region, account_id=self._account_id)
+
     def _load(self, stream_name: str) -> KnownStream:
         return self._engine.read(lambda transaction: self._catalog.load(transaction, stream_name))
 
@@ -108,6 +125,15 @@ class OpenStore:
                 argument="read_only", value=True, constraint="be False to change the store: open it for writing"
             )
         return self._writer
+
+
+def _refuse_other_dialect(wanted: Dialect | None, stored: Dialect) -> None:
+    if wanted not in (None, stored):
+        raise InvalidArgumentException(
+            argument="dialect",
+            value=wanted.name,
+            constraint=f"be {stored.name}, which the store was created with and keeps, or None",
+        )
 
 
 def _appender_factory(catalog: StreamCatalog, dialect: Dialect) -> Callable[[WriteTransaction], ShardAppender]:

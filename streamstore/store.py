@@ -60,11 +60,14 @@ class StreamStore(StreamControl):
     itself.
     ``clock``: returns milliseconds since 1970; for tests.
     ``allow_network_filesystem``: open on NFS and its like, where locks and maps may fail silently.
+    ``dialect``: "yandex" or "aws", whose names, shard ids, ranges and bounds a new store gets and keeps; None: what the
+    store has, "yandex" for a new one.
+    ``account_id``: 12 digits, and ``region``: what ARNs show where the dialect has any. The store does not keep them.
 
-    Raises ``InvalidArgumentException``; ``StoreNotFoundError`` with ``create=False``; ``StoreLockedError`` if it is
-    open in this process already or another process lost its lock on it; ``StoreFormatError`` if it is no store, of
-    another version, or truncated; ``StoreFullError`` if the disk is full; ``StorageError`` if the machine fails. In
-    each case nothing is open afterwards, and there is a whole store or none.
+    Raises ``InvalidArgumentException`` (also for another dialect than the store has); ``StoreNotFoundError`` with
+    ``create=False``; ``StoreLockedError`` if it is open in this process already or another process lost its lock on it;
+    ``StoreFormatError`` if it is no store, of another version, or truncated; ``StoreFullError`` if the disk is full;
+    ``StorageError`` if the machine fails. In each case nothing is open afterwards, and there is a whole store or none.
     """
 
     def put_record(

@@ -12,15 +12,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeGuard, get_args
 
-from streamstore.dialect import Dialect
+from streamstore.dialect import DIALECTS, Dialect
 from streamstore.errors import InvalidArgumentException
 from streamstore.limits import (
+    ACCOUNT_ID_DIGITS,
     HASH_KEY_MAX,
     IDEMPOTENCY_WINDOW_SECONDS_MAX,
     PARTITION_KEY_CHARACTERS_MAX,
     PUT_RECORDS_BYTES_MAX,
     PUT_RECORDS_ENTRIES_MAX,
     RECORD_DATA_BYTES_MAX,
+    REGION_CHARACTERS_MAX,
     SEQUENCE_NUMBER_DIGITS_MAX,
     SEQUENCE_NUMBER_MAX,
     STREAM_NAME_CHARACTERS_MAX,
@@ -41,6 +43,8 @@ from streamstore.routing import hash_key_of_partition_key
 HASH_KEY_PATTERN: Final = re.compile(r"0|([1-9][0-9]{0,38})")
 SEQUENCE_NUMBER_PATTERN: Final = re.compile(rf"0|([1-9][0-9]{{0,{SEQUENCE_NUMBER_DIGITS_MAX - 1}}})")
 SHARD_ID_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+ACCOUNT_ID_PATTERN: Final = re.compile(rf"[0-9]{{{ACCOUNT_ID_DIGITS}}}")
+REGION_PATTERN: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 PARTITION_KEYS_REMEMBERED: Final = 16_384
 _hash_keys: Final[dict[str, int]] = {}
@@ -274,6 +278,38 @@ def parse_path(value: object) -> Path:
             return Path(text)
     raise InvalidArgumentException(
         argument="path", value=value, constraint="be the path of a folder, as str or os.PathLike"
+    )
+
+
+def parse_dialect(value: object) -> Dialect | None:
+    """Return the dialect of that name; None for None, which leaves it to the store."""
+    if value is None:
+        return None
+    if isinstance(value, str) and value in DIALECTS:
+        return DIALECTS[value]
+    raise InvalidArgumentException(
+        argument="dialect", value=value, constraint=f"be one of {', '.join(DIALECTS)}, or None for what the store has"
+    )
+
+
+def parse_account_id(value: object) -> str:
+    if isinstance(value, str) and ACCOUNT_ID_PATTERN.fullmatch(value):
+        return value
+    raise InvalidArgumentException(
+        argument="account_id", value=value, constraint=f"be a str of {ACCOUNT_ID_DIGITS} digits"
+    )
+
+
+def parse_region(value: object) -> str:
+    if isinstance(value, str) and len(value) <= REGION_CHARACTERS_MAX and REGION_PATTERN.fullmatch(value):
+        return value
+    raise InvalidArgumentException(
+        argument="region",
+        value=value,
+        constraint=(
+            f"be a str of 1 to {REGION_CHARACTERS_MAX} characters: lowercase letters and digits, in parts that "
+            "single hyphens join"
+        ),
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import streamstore.engine
-from streamstore import StreamStore
+from streamstore import DialectName, StreamStore
 from streamstore.check import check_store
 
 settings.register_profile("daily", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
@@ -39,8 +39,8 @@ class Clock:
         self.now_ms += milliseconds
 
 
-def open_store(path: Path, clock: Clock, *, read_only: bool = False) -> StreamStore:
-    return StreamStore(path, read_only=read_only, sync="off", clock=clock)
+def open_store(path: Path, clock: Clock, *, read_only: bool = False, dialect: DialectName | None = None) -> StreamStore:
+    return StreamStore(path, read_only=read_only, sync="off", clock=clock, dialect=dialect)
 
 
 @pytest.fixture
@@ -56,6 +56,14 @@ def store_path(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(store_path: Path, clock: Clock) -> Iterator[StreamStore]:
     opened = open_store(store_path, clock)
+    yield opened
+    opened.close()
+    assert check_store(store_path) == []
+
+
+@pytest.fixture
+def aws_store(store_path: Path, clock: Clock) -> Iterator[StreamStore]:
+    opened = open_store(store_path, clock, dialect="aws")
     yield opened
     opened.close()
     assert check_store(store_path) == []

@@ -85,7 +85,9 @@ class ReferenceStore:
         stream = self.stream(name)
         first = 0 if after is None else stream.index_of(after) + 1
         quota, shards, more = stream.write_quota, stream.show(first, limit), first + limit < len(stream.shards)
-        return model.StreamDescription(name, "ACTIVE", stream.created, stream.retention_hours, quota, shards, more)
+        return model.StreamDescription(
+            name, name, "ACTIVE", stream.created, stream.retention_hours, quota, shards, more
+        )
 
     def list_shards(self, name: str, *, max_results: int, token: str | None = None) -> model.ListShardsResult:
         check(max_results=max_results)

@@ -153,6 +153,10 @@ DAMAGES: list[tuple[Callable[[RawStore], None], str]] = [
     (lambda raw: raw.delete(b"format", NEXT_STREAM_NUMBER_KEY), r"The store is damaged: b'next_stream_number' is miss"),
     (lambda raw: raw.flip_last_bit(b"format", b"version"), r"The store is damaged: .*format/version"),
     (lambda raw: raw.flip_last_bit(b"format", b"dialect"), r"The store is damaged: .*format/dialect"),
+    (
+        lambda raw: raw.put(b"format", b"dialect", encode_format_value(b"dialect", "klingon")),
+        r"The store has the dialect klingon, which nobody knows\.",
+    ),
     (lambda raw: raw.flip_last_bit(b"format", b"secret"), r"The store is damaged: .*format/secret"),
 ]
 

@@ -219,8 +219,16 @@ def test_an_unreadable_file_is_wrong_usage_and_creates_nothing(path: Path, tmp_p
     assert not path.exists()
 
 
+def test_a_store_that_put_creates_has_the_dialect_asked_for_and_keeps_it(path: Path) -> None:
+    run_well("put", path, "my.lines", "--create", "--dialect", "aws", "--sync", "off", stdin=b"a\n")
+    run_well("put", path, "my.lines", "--create", "--sync", "off", stdin=b"b\n")
+    assert run_well("get", path, "my.lines", "--shard", "shardId-000000000000").stdout == b"a\nb\n"
+    assert "dialect must be aws" in the_sentence(run("put", path, "my.lines", "--create", "--dialect", "yandex"))
+
+
 def test_wrong_usage_ends_with_2(path: Path, log: Path) -> None:
     assert "--create" in the_sentence(run("put", path, STREAM, log, "--shards", "4"), exit_code=2)
+    assert "--create" in the_sentence(run("put", path, STREAM, log, "--dialect", "aws"), exit_code=2)
     for arguments in (("put",), ("put", path), ("put", path, STREAM, log, "--sync", "most"), ("fetch", path)):
         result = run(*arguments)
         assert result.returncode == 2

@@ -82,6 +82,7 @@ RECORD_BYTES = bytes.fromhex(
     [
         (b"version", 1, "f04ea3c301"),
         (b"dialect", "yandex", "4dab6e57a679616e646578"),
+        (b"dialect", "aws", "39a128f3a3617773"),
         (b"next_stream_number", 2, "a1444a2902"),
         (b"shard_count", 2, "d71ff8ce02"),
         (b"secret", bytes(range(32)), "7b4120b2c420" + bytes(range(32)).hex()),

@@ -3,7 +3,8 @@
 import pytest
 
 from streamstore import StreamStore
-from streamstore.routing import hash_key_of_partition_key
+from streamstore.dialect import AWS, YANDEX
+from streamstore.routing import hash_key_of_partition_key, slice_hash_keys
 
 # Partition key, its MD5 as an integer, and its shard among 1, 2, 3, 4, 5 and 10. Reference, section 6.
 VECTORS = [
@@ -82,3 +83,60 @@ def test_the_first_hash_key_of_the_second_shard_is_that_of_yandex(
     store.create_stream("powers", shard_count=shard_count)
     assert store.put_record("powers", b"", "k", explicit_hash_key=str(yandex_start - 1)).shard_id == "shard-000000"
     assert store.put_record("powers", b"", "k", explicit_hash_key=str(yandex_start)).shard_id == "shard-000001"
+
+
+# The dialect "aws"
+
+
+@pytest.mark.parametrize("column", range(len(SHARD_COUNTS)))
+def test_every_golden_key_lands_in_its_shard_of_aws(aws_store: StreamStore, column: int) -> None:
+    aws_store.create_stream("golden", shard_count=SHARD_COUNTS[column])
+    for key, hash_key, shard_indexes in VECTORS:
+        expected = f"shardId-{shard_indexes[column]:012d}"
+        assert aws_store.put_record("golden", b"", key).shard_id == expected
+        assert aws_store.put_record("golden", b"", "other", explicit_hash_key=str(hash_key)).shard_id == expected
+
+
+@pytest.mark.parametrize(
+    ("hash_key", "shard_id"),
+    [
+        (2**128 - 1, "shardId-000000000002"),
+        (2 * (2**128 // 3) - 1, "shardId-000000000001"),
+        (2 * (2**128 // 3), "shardId-000000000002"),
+        (0, "shardId-000000000000"),
+    ],
+)
+def test_explicit_hash_keys_of_the_kinesalite_test_under_aws(
+    aws_store: StreamStore, hash_key: int, shard_id: str
+) -> None:
+    aws_store.create_stream("three", shard_count=3)
+    assert aws_store.put_record("three", b"", "k", explicit_hash_key=str(hash_key)).shard_id == shard_id
+
+
+@pytest.mark.parametrize(("key", "shard_index"), [("a", 0), ("b", 1), ("e", 2), ("f", 1)])
+def test_partition_keys_of_the_kinesalite_test_under_aws(aws_store: StreamStore, key: str, shard_index: int) -> None:
+    aws_store.create_stream("three", shard_count=3)
+    assert aws_store.put_record("three", b"", key).shard_id == f"shardId-{shard_index:012d}"
+
+
+@pytest.mark.parametrize(
+    ("shard_count", "aws_start"),
+    [
+        (2, 170141183460469231731687303715884105728),
+        (4, 85070591730234615865843651857942052864),
+        (8, 42535295865117307932921825928971026432),
+        (16, 21267647932558653966460912964485513216),
+    ],
+)
+def test_the_first_hash_key_of_the_second_shard_is_that_of_aws(
+    aws_store: StreamStore, shard_count: int, aws_start: int
+) -> None:
+    aws_store.create_stream("powers", shard_count=shard_count)
+    put = aws_store.put_record("powers", b"", "k", explicit_hash_key=str(aws_start - 1))
+    assert put.shard_id == "shardId-000000000000"
+    assert aws_store.put_record("powers", b"", "k", explicit_hash_key=str(aws_start)).shard_id == "shardId-000000000001"
+
+
+def test_below_200_shards_the_dialects_differ_for_powers_of_two_only() -> None:
+    differing = [count for count in range(1, 200) if slice_hash_keys(count, AWS) != slice_hash_keys(count, YANDEX)]
+    assert differing == [2, 4, 8, 16, 32, 64, 128]

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from streamstore import (
+    DialectName,
     IngestResult,
     PutRecordsEntry,
     ResourceInUseException,
@@ -113,6 +114,10 @@ def put(
     shards: Annotated[
         int | None, typer.Option("--shards", help="Shards of a stream that --create makes; 1 if not given.")
     ] = None,
+    dialect: Annotated[
+        DialectName | None,
+        typer.Option("--dialect", help="Names, ids and bounds of a store that --create makes; yandex if not given."),
+    ] = None,
     partition_key: Annotated[
         str | None, typer.Option("--partition-key", help="Key of every record, instead of the number of its line.")
     ] = None,
@@ -135,9 +140,11 @@ def put(
     with tidy_ending():
         if shards is not None and not create:
             raise UsageError("--shards is for the stream that --create makes; give both or neither.")
+        if dialect is not None and not create:
+            raise UsageError("--dialect is for the store that --create makes; give both or neither.")
         started_s = time.monotonic()
         try:
-            with open_input(file) as source, StreamStore(store, create=create, sync=sync) as opened:
+            with open_input(file) as source, StreamStore(store, create=create, sync=sync, dialect=dialect) as opened:
                 if create:
                     create_stream_if_missing(opened, stream, shards)
                 else:
