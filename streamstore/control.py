@@ -4,6 +4,7 @@ Each method validates, then hands a function to the writer (changes) or to the e
 """
 
 import contextlib
+from dataclasses import replace
 from itertools import islice
 
 from streamstore.engine import ReadTransaction
@@ -23,8 +24,10 @@ from streamstore.model import (
     ListStreamsResult,
     SequenceNumberRange,
     Shard,
+    ShardFilter,
     StoredStream,
     StreamDescription,
+    TimeSpan,
     TrimResult,
     UpdateShardCountResult,
     datetime_of_ms,
@@ -33,6 +36,7 @@ from streamstore.opened import OpenStore
 from streamstore.reading import ShardReader
 from streamstore.reshard import drop_expired_shards, merge_shards, resize_stream, split_shard
 from streamstore.retention import trim_shard
+from streamstore.shard_filter import span_of_filter
 from streamstore.shards import ShardAppender
 from streamstore.streams import (
     create_stream,
@@ -45,11 +49,13 @@ from streamstore.streams import (
 from streamstore.validate import (
     parse_exclusive_start,
     parse_hash_key,
+    parse_shard_filter,
     parse_shard_id,
     parse_stream_name,
     parse_stream_settings,
     parse_whole_number,
     refuse_beside_next_token,
+    refuse_two_starts,
 )
 
 __all__ = ["StreamControl"]
@@ -229,9 +235,13 @@ class StreamControl(OpenStore):
         name = parse_stream_name("stream_name", stream_name, self._dialect)
         shard_limit = parse_whole_number("limit", limit, first=1, last=LIST_LIMIT_MAX)
         after_shard_id = parse_exclusive_start(exclusive_start_shard_id)
-        stream, shards = self._engine.read(
-            lambda transaction: self._shards_after(transaction, name, after_shard_id, shard_limit + 1, now_ms)
-        )
+
+        def look(transaction: ReadTransaction) -> tuple[StoredStream, list[Shard]]:
+            stream = self._catalog.load(transaction, name).stored
+            after = self._index_behind(stream, after_shard_id, now_ms)
+            return stream, self._shards(transaction, stream, after, shard_limit + 1, now_ms, open_in=TimeSpan())
+
+        stream, shards = self._engine.read(look)
         return StreamDescription(
             stream_name=name,
             stream_arn=self._stream_arn(name),
@@ -250,42 +260,54 @@ class StreamControl(OpenStore):
         next_token: str | None = None,
         exclusive_start_shard_id: str | None = None,
         max_results: int = LIST_SHARDS_LIMIT_DEFAULT,
+        shard_filter: ShardFilter | None = None,
     ) -> ListShardsResult:
         """List up to ``max_results`` (1 to 10,000) shards of a stream, in the order of their ids.
 
-        Name the stream, or go on with the ``next_token`` of the page before (good for 300 s), not both.
+        Name the stream, or go on with the ``next_token`` of the page before (good for 300 s), not both. The token goes
+        on with the same ``shard_filter``, its times as they were; None shows what ``FROM_TRIM_HORIZON`` does.
 
-        Raises ``InvalidArgumentException``, ``ExpiredNextTokenException``, ``ResourceNotFoundException`` (stream or
-        shard), ``StorageError``.
+        Raises ``InvalidArgumentException`` (which names ``shard_filter.timestamp`` and the like),
+        ``ExpiredNextTokenException``, ``ResourceNotFoundException`` (stream or shard), ``StorageError``.
         """
         now_ms = self._clock()
         page_limit = parse_whole_number("max_results", max_results, first=1, last=LIST_LIMIT_MAX)
-        page: ShardPage | None = None
         after_shard_id = parse_exclusive_start(exclusive_start_shard_id)
+        kind, filter_shard_id, time_ms = parse_shard_filter(shard_filter, now_ms=now_ms)
+        refuse_two_starts(after_shard_id, filter_shard_id)
+        asked: ShardPage | None = None
         if next_token is None:
             name = parse_stream_name("stream_name", stream_name, self._dialect)
         else:
             refuse_beside_next_token("stream_name", stream_name)
             refuse_beside_next_token("exclusive_start_shard_id", exclusive_start_shard_id)
-            page = parse_next_token(next_token, now_ms=now_ms, secret=self._secret)
-            name = page.stream_name
+            refuse_beside_next_token("shard_filter", shard_filter)
+            asked = parse_next_token(next_token, now_ms=now_ms, secret=self._secret)
+            name = asked.stream_name
 
-        def look(transaction: ReadTransaction) -> tuple[StoredStream, list[Shard]]:
-            if page is None:
-                return self._shards_after(transaction, name, after_shard_id, page_limit + 1, now_ms)
+        def look(transaction: ReadTransaction) -> tuple[StoredStream, ShardPage, list[Shard]]:
             stream = self._catalog.load(transaction, name).stored
-            if page.stream_number != stream.number:
+            if asked is None:
+                after = self._index_behind(stream, after_shard_id or filter_shard_id, now_ms)
+                open_in = span_of_filter(kind, time_ms, stream=stream, now_ms=now_ms)
+                page = ShardPage(name, stream.number, after, open_in)
+            elif asked.stream_number == stream.number:
+                page = asked
+            else:
                 raise InvalidArgumentException(
                     argument="next_token", value=next_token, constraint="belong to the stream that has this name today"
                 )
-            return stream, self._shards(transaction, stream, page.after_shard_index, page_limit + 1, now_ms)
+            shards = self._shards(
+                transaction, stream, page.after_shard_index, page_limit + 1, now_ms, open_in=page.open_in
+            )
+            return stream, page, shards
 
-        stream, shards = self._engine.read(look)
+        stream, page, shards = self._engine.read(look)
         token = None
         if len(shards) > page_limit:
             shards = shards[:page_limit]
             last_index = shard_index_of(stream, shards[-1].shard_id, self._dialect, now_ms=now_ms)
-            token = encode_next_token(ShardPage(name, stream.number, last_index), now_ms=now_ms, secret=self._secret)
+            token = encode_next_token(replace(page, after_shard_index=last_index), now_ms=now_ms, secret=self._secret)
         return ListShardsResult(shards=tuple(shards), next_token=token)
 
     def list_streams(
@@ -307,20 +329,23 @@ class StreamControl(OpenStore):
         )
         return ListStreamsResult(stream_names=tuple(names[:name_limit]), has_more_streams=len(names) > name_limit)
 
-    def _shards_after(
-        self, transaction: ReadTransaction, stream_name: str, after_shard_id: str | None, count: int, now_ms: int
-    ) -> tuple[StoredStream, list[Shard]]:
-        stream = self._catalog.load(transaction, stream_name).stored
-        after = -1 if after_shard_id is None else shard_index_of(stream, after_shard_id, self._dialect, now_ms=now_ms)
-        return stream, self._shards(transaction, stream, after, count, now_ms)
+    def _index_behind(self, stream: StoredStream, shard_id: str | None, now_ms: int) -> int:
+        return -1 if shard_id is None else shard_index_of(stream, shard_id, self._dialect, now_ms=now_ms)
 
     def _shards(
-        self, transaction: ReadTransaction, stream: StoredStream, after_shard_index: int, count: int, now_ms: int
+        self,
+        transaction: ReadTransaction,
+        stream: StoredStream,
+        after_shard_index: int,
+        count: int,
+        now_ms: int,
+        *,
+        open_in: TimeSpan,
     ) -> list[Shard]:
         indexes = (
             index
             for index, shard in stream.shards.items()
-            if index > after_shard_index and not stream.has_expired(shard, now_ms)
+            if index > after_shard_index and shard.was_open_in(open_in) and not stream.has_expired(shard, now_ms)
         )
         return [self._shard(transaction, stream, index, now_ms) for index in islice(indexes, count)]
 

@@ -23,7 +23,7 @@ from streamstore.limits import (
     SHARD_ITERATOR_ALIVE_MS,
     TOKEN_CHARACTERS_MAX,
 )
-from streamstore.model import StreamNumber
+from streamstore.model import StreamNumber, TimeSpan
 
 __all__ = [
     "ShardPage",
@@ -37,9 +37,9 @@ __all__ = [
 CLOCK_SKEW_MS_MAX: Final = 10_000  # YDB: a token from the future is alive for this long
 TAG_BYTES: Final = 12
 SHARD_ITERATOR_LAYOUT: Final = struct.Struct(">BIIQQQ")
-NEXT_TOKEN_LAYOUT: Final = struct.Struct(">BIIQ")
+NEXT_TOKEN_LAYOUT: Final = struct.Struct(">BIIQQQ")
 SHARD_ITERATOR_VERSION: Final = 3
-NEXT_TOKEN_VERSION: Final = 2  # differs, so that neither kind of token passes for the other
+NEXT_TOKEN_VERSION: Final = 5  # differs, so that neither kind of token passes for the other
 BASE64_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 
 
@@ -55,11 +55,12 @@ class ShardPosition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ShardPage:
-    """A place in the list of a stream's shards: behind ``after_shard_index``."""
+    """A place in the list of a stream's shards that were open in a span: behind ``after_shard_index``, -1 to start."""
 
     stream_name: str
     stream_number: StreamNumber
     after_shard_index: int
+    open_in: TimeSpan
 
 
 def encode_shard_iterator(position: ShardPosition, *, now_ms: int, secret: bytes) -> str:
@@ -91,7 +92,14 @@ def parse_shard_iterator(token: object, *, now_ms: int, secret: bytes) -> ShardP
 
 def encode_next_token(page: ShardPage, *, now_ms: int, secret: bytes) -> str:
     return _encode(
-        NEXT_TOKEN_LAYOUT.pack(NEXT_TOKEN_VERSION, page.stream_number, page.after_shard_index, now_ms)
+        NEXT_TOKEN_LAYOUT.pack(
+            NEXT_TOKEN_VERSION,
+            page.stream_number,
+            page.after_shard_index,
+            page.open_in.first_ms,
+            page.open_in.last_ms,
+            now_ms,
+        )
         + page.stream_name.encode(),
         secret,
     )
@@ -99,14 +107,14 @@ def encode_next_token(page: ShardPage, *, now_ms: int, secret: bytes) -> str:
 
 def parse_next_token(token: object, *, now_ms: int, secret: bytes) -> ShardPage:
     payload = _parse(token, NEXT_TOKEN_VERSION, secret, argument="next_token")
-    _, stream_number, after_shard_index, created_ms = NEXT_TOKEN_LAYOUT.unpack_from(payload)
+    _, stream_number, after_shard_index, first_ms, last_ms, created_ms = NEXT_TOKEN_LAYOUT.unpack_from(payload)
     if not _alive(created_ms, now_ms, NEXT_TOKEN_ALIVE_MS):
         raise ExpiredNextTokenException(
             f"The token was made at {created_ms} ms, now is {now_ms} ms; it lives for "
             f"{NEXT_TOKEN_ALIVE_MS} ms: start the listing again."
         )
     stream_name = payload[NEXT_TOKEN_LAYOUT.size :].decode()
-    return ShardPage(stream_name, StreamNumber(stream_number), after_shard_index)
+    return ShardPage(stream_name, StreamNumber(stream_number), after_shard_index, TimeSpan(first_ms, last_ms))
 
 
 def _encode(payload: bytes, secret: bytes) -> str:

@@ -30,6 +30,8 @@ __all__ = [
     "SequenceNumberRange",
     "Shard",
     "ShardCounter",
+    "ShardFilter",
+    "ShardFilterType",
     "ShardIteratorType",
     "StoredShard",
     "StoredStream",
@@ -38,6 +40,7 @@ __all__ = [
     "StreamNumber",
     "StreamSettings",
     "SyncMode",
+    "TimeSpan",
     "TrimResult",
     "UpdateShardCountResult",
     "bytes_of_record",
@@ -46,6 +49,7 @@ __all__ = [
 ]
 
 MS_PER_HOUR: Final = 3_600_000
+TIME_MS_MAX: Final = 2**64 - 1  # eight bytes in a token
 NamedTupleT = TypeVar("NamedTupleT", bound=tuple[object, ...])
 
 StreamNumber = NewType("StreamNumber", int)
@@ -58,6 +62,9 @@ STREAM_MODES: Final[tuple[StreamMode, ...]] = get_args(StreamMode)
 SyncMode = Literal["full", "normal", "off"]
 DialectName = Literal["yandex", "aws"]
 ShardIteratorType = Literal["AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
+ShardFilterType = Literal[
+    "AFTER_SHARD_ID", "AT_TRIM_HORIZON", "FROM_TRIM_HORIZON", "AT_LATEST", "AT_TIMESTAMP", "FROM_TIMESTAMP"
+]
 
 
 class PutRecordResult(NamedTuple):
@@ -151,6 +158,22 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardFilter:
+    """Which shards ``list_shards`` shows. Those that have expired are never shown.
+
+    ``AFTER_SHARD_ID``: those behind ``shard_id``. ``AT_LATEST``: the open ones. ``AT_TRIM_HORIZON``: those that were
+    open at the trim horizon, which is the creation of a stream younger than its retention. ``FROM_TRIM_HORIZON``: all.
+    ``AT_TIMESTAMP``: those created at or before ``timestamp`` that are open, or were closed at or after it.
+    ``FROM_TIMESTAMP``: those that are open, or were closed at or after it. ``timestamp`` is an aware datetime or
+    seconds since 1970. Source: ShardFilter of Kinesis.
+    """
+
+    type: ShardFilterType
+    shard_id: str | None = None
+    timestamp: datetime | float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ChildShard:
     """A shard that continues a closed one."""
 
@@ -189,6 +212,14 @@ class NewRecord(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class TimeSpan:
+    """Milliseconds since 1970, both ends inclusive. The largest is later than any time."""
+
+    first_ms: int = 0
+    last_ms: int = TIME_MS_MAX
+
+
+@dataclass(frozen=True, slots=True)
 class StoredShard:
     """A shard as the stream's entry keeps it.
 
@@ -211,6 +242,10 @@ class StoredShard:
         if self.next_sequence_at_close is None:
             return None
         return max(self.next_sequence_at_close - 1, self.first_sequence)
+
+    def was_open_in(self, span: TimeSpan) -> bool:
+        """Tell whether it was open at any time of the span. It was at those when it was created and closed, too."""
+        return self.created_ms <= span.last_ms and (self.closed_ms is None or self.closed_ms >= span.first_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +272,10 @@ class StoredStream:
     @property
     def retention_ms(self) -> int:
         return self.retention_hours * MS_PER_HOUR
+
+    def trim_horizon_ms(self, now_ms: int) -> int:
+        """Return the time of the oldest records that it may have."""
+        return max(now_ms - self.retention_ms, self.creation_ms)
 
     def has_expired(self, shard: StoredShard, now_ms: int) -> bool:
         """Tell whether all records of a closed shard are older than the retention. Then the shard is no more."""

@@ -31,6 +31,8 @@ from streamstore.limits import (
 )
 from streamstore.model import (
     NewRecord,
+    ShardFilter,
+    ShardFilterType,
     ShardIteratorType,
     StreamSettings,
     SyncMode,
@@ -52,6 +54,7 @@ STREAM_NAMES_REMEMBERED: Final = 1_024
 MS_PER_SECOND: Final = 1_000
 
 SHARD_ITERATOR_TYPES: Final[tuple[str, ...]] = get_args(ShardIteratorType)
+SHARD_FILTER_TYPES: Final[tuple[str, ...]] = get_args(ShardFilterType)
 SYNC_MODES: Final[tuple[str, ...]] = get_args(SyncMode)
 
 
@@ -216,13 +219,13 @@ def parse_shard_iterator_type(value: object) -> ShardIteratorType:
     )
 
 
-def parse_timestamp(value: object, *, now_ms: int) -> int:
+def parse_timestamp(value: object, *, now_ms: int, argument: str = "timestamp") -> int:
     """Return an aware datetime, or seconds since 1970 as int or float, as milliseconds."""
     seconds = value.timestamp() if isinstance(value, datetime) and value.utcoffset() is not None else value
     if (is_int(seconds) or isinstance(seconds, float)) and 0 <= seconds * 1000 <= now_ms + TIMESTAMP_AHEAD_MS_MAX:
         return round(seconds * 1000)
     raise InvalidArgumentException(
-        argument="timestamp",
+        argument=argument,
         value=value,
         constraint=(
             "be an aware datetime or seconds since 1970 UTC, not before 1970 and not in the future; "
@@ -262,6 +265,37 @@ def parse_position(argument: str, value: object) -> int:
 
 def parse_exclusive_start(value: object) -> str | None:
     return None if value is None else parse_shard_id("exclusive_start_shard_id", value)
+
+
+def parse_shard_filter(value: object, *, now_ms: int) -> tuple[ShardFilterType, str | None, int]:
+    """Return the type of a filter, the shard that it starts behind, and its time in milliseconds, 0 if it has none."""
+    if value is None:
+        return "FROM_TRIM_HORIZON", None, 0
+    if not isinstance(value, ShardFilter):
+        raise InvalidArgumentException(argument="shard_filter", value=value, constraint="be a ShardFilter")
+    kind: object = value.type  # pyright believes the type, a caller need not
+    if not _is_shard_filter_type(kind):
+        raise InvalidArgumentException(
+            argument="shard_filter.type", value=kind, constraint=f"be one of {', '.join(SHARD_FILTER_TYPES)}"
+        )
+    wants_time = kind in ("AT_TIMESTAMP", "FROM_TIMESTAMP")
+    _require_only_if("shard_filter.shard_id", value.shard_id, wanted=kind == "AFTER_SHARD_ID", kind=kind)
+    _require_only_if("shard_filter.timestamp", value.timestamp, wanted=wants_time, kind=kind)
+    after_shard_id, time_ms = None, 0
+    if value.shard_id is not None:
+        after_shard_id = parse_shard_id("shard_filter.shard_id", value.shard_id)
+    if wants_time:
+        time_ms = parse_timestamp(value.timestamp, now_ms=now_ms, argument="shard_filter.timestamp")
+    return kind, after_shard_id, time_ms
+
+
+def refuse_two_starts(exclusive_start_shard_id: object, shard_filter_shard_id: object) -> None:
+    if exclusive_start_shard_id is not None and shard_filter_shard_id is not None:
+        raise InvalidArgumentException(
+            argument="exclusive_start_shard_id",
+            value=exclusive_start_shard_id,
+            constraint="not be given together with shard_filter.shard_id: either says where to start",
+        )
 
 
 def refuse_beside_next_token(argument: str, value: object) -> None:
@@ -406,6 +440,10 @@ def _encodes_to_utf8(text: str) -> bool:
 
 def _is_shard_iterator_type(value: object) -> TypeGuard[ShardIteratorType]:
     return isinstance(value, str) and value in SHARD_ITERATOR_TYPES
+
+
+def _is_shard_filter_type(value: object) -> TypeGuard[ShardFilterType]:
+    return isinstance(value, str) and value in SHARD_FILTER_TYPES
 
 
 def _is_sequence(value: object) -> TypeGuard[Sequence[object]]:

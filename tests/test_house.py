@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "streamstore"
 
 FOUNDATIONS = {"errors", "limits", "dialect", "model"}
-PURE_RULES = {"validate", "routing", "iterator"}
+PURE_RULES = {"validate", "routing", "iterator", "shard_filter"}
 ENGINE_ROOMS = {"engine", "folder", "process"}  # one environment, its folder, and its place in the process
 IN_A_TRANSACTION = {"streams", "reading", "retention", "shards", "reshard"}
 
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "validate": FOUNDATIONS | {"routing"},
     "routing": FOUNDATIONS,
     "iterator": FOUNDATIONS,
+    "shard_filter": FOUNDATIONS,
     "disk_format": {"errors", "limits", "model"},
     "engine": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "folder": {"errors", "limits", "model"} | ENGINE_ROOMS,

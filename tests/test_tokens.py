@@ -16,20 +16,20 @@ from streamstore.iterator import (
     parse_next_token,
     parse_shard_iterator,
 )
-from streamstore.model import StreamNumber
+from streamstore.model import StreamNumber, TimeSpan
 
 SECRET = b"s" * 32
 NOW_MS = 1_700_000_000_000
 POSITION = ShardPosition("clicks", StreamNumber(3), 2, 77, 1_699_999_999_999)
-PAGE = ShardPage("clicks", StreamNumber(3), 2)
+PAGE = ShardPage("clicks", StreamNumber(3), 2, TimeSpan(5, 2**64 - 1))
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
 times_ms = st.integers(0, 2**60)
 secrets = st.binary(min_size=32, max_size=32)
-stream_names = st.from_regex(r"[a-zA-Z0-9-]{1,128}", fullmatch=True)
+stream_names = st.from_regex(r"[a-zA-Z0-9_.-]{1,128}", fullmatch=True)
 positions = st.builds(ShardPosition, stream_names, u32.map(StreamNumber), u32, u64, u64)
-pages = st.builds(ShardPage, stream_names, u32.map(StreamNumber), u32)
+pages = st.builds(ShardPage, stream_names, u32.map(StreamNumber), u32, st.builds(TimeSpan, u64, u64))
 
 
 @given(positions, times_ms, secrets)
@@ -104,7 +104,7 @@ def test_neither_kind_of_token_passes_for_the_other(page: ShardPage, position: S
 
 
 def test_a_next_token_as_long_as_a_shard_iterator_does_not_pass_for_one() -> None:
-    page = replace(PAGE, stream_name="x" * 22)
+    page = replace(PAGE, stream_name="x" * len(POSITION.stream_name))
     token = encode_next_token(page, now_ms=NOW_MS, secret=SECRET)
     assert len(token) == len(encode_shard_iterator(POSITION, now_ms=NOW_MS, secret=SECRET))
     with pytest.raises(InvalidArgumentException):
