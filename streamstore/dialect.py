@@ -33,7 +33,6 @@ class Dialect:
     split_margin_hash_keys: int
     resize_factor_max: int | None
     resizes_per_day_max: int | None
-    tags_per_stream_max: int
     consumers_per_stream_max: int
     stream_arn_format: str
 
@@ -44,7 +43,7 @@ class Dialect:
         return self.stream_arn_format.format(region=region, account_id=account_id, stream_name=stream_name)
 
 
-# Sources: YDB and the Yandex documents; their limits page for consumers, AWS for tags, which Yandex has none of.
+# Sources: YDB and the Yandex documents; their limits page for consumers.
 YANDEX: Final = Dialect(
     name="yandex",
     stream_name_pattern=re.compile(r"[a-zA-Z][a-zA-Z0-9-]*(?<!-)"),
@@ -58,7 +57,6 @@ YANDEX: Final = Dialect(
     split_margin_hash_keys=0,
     resize_factor_max=None,
     resizes_per_day_max=None,
-    tags_per_stream_max=50,
     consumers_per_stream_max=5,
     stream_arn_format="{stream_name}",
 )
@@ -77,7 +75,6 @@ AWS: Final = Dialect(
     split_margin_hash_keys=1,
     resize_factor_max=2,
     resizes_per_day_max=10,
-    tags_per_stream_max=50,
     consumers_per_stream_max=20,
     stream_arn_format="arn:aws:kinesis:{region}:{account_id}:stream/{stream_name}",
 )

@@ -39,7 +39,7 @@ TAG_BYTES: Final = 12
 SHARD_ITERATOR_LAYOUT: Final = struct.Struct(">BIIQQQ")
 NEXT_TOKEN_LAYOUT: Final = struct.Struct(">BIIQQQ")
 SHARD_ITERATOR_VERSION: Final = 3
-NEXT_TOKEN_VERSION: Final = 5  # differs, so that neither kind of token passes for the other
+NEXT_TOKEN_VERSION: Final = 6  # differs, so that neither kind of token passes for the other
 BASE64_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 
 

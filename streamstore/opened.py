@@ -101,6 +101,7 @@ class OpenStore:
         self._writable().submit(request)
 
     def _stream_arn(self, stream_name: str) -> str:
+        """Return the ARN of a stream. It ends in the name, behind a slash if anything is in front of it."""
         return self._dialect.stream_arn(stream_name, region=self._region, account_id=self._account_id)
 
     def _load(self, stream_name: str) -> KnownStream:

@@ -258,9 +258,8 @@ def test_a_refused_resize_is_not_counted(aws_store: StreamStore) -> None:
     aws_store.update_shard_count("s", 2)
 
 
-def test_tags_and_consumers_are_bounded_as_documented() -> None:
-    assert (YANDEX.tags_per_stream_max, YANDEX.consumers_per_stream_max) == (50, 5)
-    assert (AWS.tags_per_stream_max, AWS.consumers_per_stream_max) == (50, 20)
+def test_consumers_of_a_stream_are_bounded_as_documented() -> None:
+    assert (YANDEX.consumers_per_stream_max, AWS.consumers_per_stream_max) == (5, 20)
 
 
 # ARNs
