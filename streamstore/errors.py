@@ -108,15 +108,24 @@ class ResourceInUseException(RequestError):
 
 
 class ProvisionedThroughputExceededException(RequestError):
-    """The shard's write quota is used up for now. Nothing was stored; retry after ``retry_after_ms``."""
+    """The shard's quota of writing or of reading is used up for now. Nothing was stored or read.
 
-    def __init__(self, *, stream_name: str, shard_id: str, retry_after_ms: int) -> None:
+    Retry after ``retry_after_ms``.
+    """
+
+    def __init__(
+        self,
+        *,
+        stream_name: str,
+        shard_id: str,
+        retry_after_ms: int,
+        remedy: str = "spread the keys over more shards, or raise the quota",
+    ) -> None:
         self.stream_name = stream_name
         self.shard_id = shard_id
         self.retry_after_ms = retry_after_ms
         super().__init__(
-            f"Rate exceeded for shard {shard_id} in stream {stream_name}; "
-            f"retry in {retry_after_ms} ms, spread the keys over more shards, or raise the quota."
+            f"Rate exceeded for shard {shard_id} in stream {stream_name}; retry in {retry_after_ms} ms, {remedy}."
         )
 
 

@@ -50,6 +50,12 @@ WRITE_QUOTA_DEBT_NS_MAX: Final = WRITE_QUOTA_BURST_NS + (
     + 1
 )
 
+# Read quota per shard: AWS, YDB.
+READ_QUOTA_CALLS_PER_SEC: Final = 5
+READ_QUOTA_BYTES_PER_SEC: Final = 2 * 1_048_576
+# The most that one call can leave to be paid: the largest page, five seconds' worth.
+READ_QUOTA_DEBT_NS_MAX: Final = GET_RECORDS_BYTES_MAX * 1_000_000_000 // READ_QUOTA_BYTES_PER_SEC
+
 # Trimming: ours. How many expired records one transaction of ``trim`` deletes; puts get in between.
 TRIM_RECORDS_MAX: Final = 1_000
 

@@ -14,6 +14,7 @@ from streamstore.engine import Engine, WriteTransaction
 from streamstore.errors import InvalidArgumentException
 from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, MAP_BYTES_MAX, MAP_BYTES_MIN, REGION_DEFAULT
 from streamstore.model import DialectName, StoredStream, SyncMode
+from streamstore.read_quota import ReadQuotas
 from streamstore.shards import ShardAppender
 from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
 from streamstore.validate import (
@@ -59,6 +60,7 @@ class OpenStore:
         self._region = parse_region(region)
         wanted = parse_dialect(dialect)
         self._catalog = StreamCatalog()
+        self._read_quotas = ReadQuotas()
         self._engine = Engine(
             self.path,
             initial=initial_databases(wanted or YANDEX) if create and not read_only else None,

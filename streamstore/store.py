@@ -10,7 +10,7 @@ from typing import Final
 
 from streamstore.control import StreamControl
 from streamstore.engine import ReadTransaction
-from streamstore.errors import ResourceNotFoundException
+from streamstore.errors import ProvisionedThroughputExceededException, ResourceNotFoundException
 from streamstore.ingest import Ingestion
 from streamstore.iterator import ShardPosition, encode_shard_iterator, parse_shard_iterator
 from streamstore.limits import GET_RECORDS_LIMIT_MAX
@@ -25,6 +25,8 @@ from streamstore.model import (
     Record,
     ShardIteratorType,
     StoredStream,
+    StreamNumber,
+    bytes_of_record,
 )
 from streamstore.reading import Page, ShardReader
 from streamstore.shards import PutOne, PutOutcome
@@ -172,8 +174,10 @@ class StreamStore(StreamControl):
         fresh for 300 s. An iterator may be used again; one that lies below the oldest record moves up to it.
 
         Raises ``InvalidArgumentException`` (a damaged token, or one of another store), ``ExpiredIteratorException``,
-        ``ResourceNotFoundException`` (the stream was deleted), ``CorruptRecordError`` when the first record of the
-        page is damaged (read on after its number), ``StorageError``. Reading never changes anything.
+        ``ResourceNotFoundException`` (the stream was deleted), ``ProvisionedThroughputExceededException`` (only if the
+        stream has a read quota: a sixth call within a second, or one before what the last returned is paid off at 2
+        MB/s), ``CorruptRecordError`` when the first record of the page is damaged (read on after its number),
+        ``StorageError``. Reading never changes anything.
         """
         now_ms = self._clock()
         page_limit = parse_whole_number("limit", limit, first=1, last=GET_RECORDS_LIMIT_MAX)
@@ -182,9 +186,15 @@ class StreamStore(StreamControl):
         def look(transaction: ReadTransaction) -> tuple[StoredStream, Page]:
             stream = self._catalog.load(transaction, position.stream_name).stored
             self._refuse_gone(stream, position, now_ms)
+            if stream.has_read_quota:
+                self._refuse_throttled(position, self._read_quotas.wait_ms(_address(position), now_ms=now_ms))
             return stream, self._read_page(transaction, stream, position, now_ms, page_limit)
 
         stream, page = self._engine.read(look)
+        if stream.has_read_quota:
+            returned_bytes = sum(map(bytes_of_record, page.records))
+            wait_ms = self._read_quotas.take(_address(position), returned_bytes=returned_bytes, now_ms=now_ms)
+            self._refuse_throttled(position, wait_ms)  # another call was let through meanwhile
         next_position = position._replace(sequence=page.next_sequence, not_before_ms=page.next_not_before_ms)
         next_sequence_at_close = stream.shards[position.shard_index].next_sequence_at_close
         if next_sequence_at_close is not None and page.next_sequence >= next_sequence_at_close:
@@ -300,6 +310,15 @@ class StreamStore(StreamControl):
                 remedy="it was deleted with the stream, or has expired: see list_shards for those that do",
             )
 
+    def _refuse_throttled(self, position: ShardPosition, wait_ms: int) -> None:
+        if wait_ms > 0:
+            raise ProvisionedThroughputExceededException(
+                stream_name=position.stream_name,
+                shard_id=self._dialect.shard_id(position.shard_index),
+                retry_after_ms=wait_ms,
+                remedy="read less often, or share what one reader has read",
+            )
+
     def _children(self, stream: StoredStream, shard_index: int) -> tuple[ChildShard, ...]:
         return tuple(
             ChildShard(
@@ -310,6 +329,10 @@ class StreamStore(StreamControl):
             for index, shard in stream.shards.items()
             if shard_index in shard.parent_indexes
         )
+
+
+def _address(position: ShardPosition) -> tuple[StreamNumber, int]:
+    return position.stream_number, position.shard_index
 
 
 def result_of_put_records(outcomes: list[PutOutcome]) -> PutRecordsResult:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "streamstore"
 
 FOUNDATIONS = {"errors", "limits", "dialect", "model"}
-PURE_RULES = {"validate", "routing", "iterator", "shard_filter"}
+PURE_RULES = {"validate", "routing", "iterator", "shard_filter", "read_quota"}
 ENGINE_ROOMS = {"engine", "folder", "process"}  # one environment, its folder, and its place in the process
 IN_A_TRANSACTION = {"streams", "reading", "retention", "shards", "reshard"}
 
@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "routing": FOUNDATIONS,
     "iterator": FOUNDATIONS,
     "shard_filter": FOUNDATIONS,
+    "read_quota": FOUNDATIONS,
     "disk_format": {"errors", "limits", "model"},
     "engine": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "folder": {"errors", "limits", "model"} | ENGINE_ROOMS,
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "writer": FOUNDATIONS | ENGINE_ROOMS | {"shards"},
     "check": FOUNDATIONS | IN_A_TRANSACTION | {"disk_format", "engine"},
     "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
-    "opened": FOUNDATIONS | {"validate", "streams", "shards", "engine", "writer"},
+    "opened": FOUNDATIONS | {"validate", "read_quota", "streams", "shards", "engine", "writer"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "opened"},
     "store": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "ingest", "writer", "control"},
     "aio": FOUNDATIONS | {"opened", "store", "writer"},
