@@ -1,5 +1,6 @@
 """Laws of the read quota: five calls and 2 MB in a second for each shard of a stream that asks for it, exactly."""
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -287,6 +288,22 @@ def test_of_many_threads_at_once_five_are_let_through_and_one_if_it_returns_anyt
     for _ in range(5):
         assert let_through(stream, oldest(stream), 16) == 1
         clock.advance(500)
+
+
+def test_threads_that_take_at_the_same_time_never_take_the_same_call() -> None:
+    quotas, shards = ReadQuotas(), [(StreamNumber(1), index) for index in range(300)]
+
+    def take_of_each() -> int:
+        return sum(quotas.take(shard, returned_bytes=0, now_ms=0) == 0 for _ in range(5) for shard in shards)
+
+    switch_interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that a thread loses its turn in the middle of a call
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            futures = [pool.submit(take_of_each) for _ in range(4)]
+            assert sum(future.result(WAIT_S) for future in futures) == 5 * len(shards)
+    finally:
+        sys.setswitchinterval(switch_interval_s)
 
 
 # The rule itself
