@@ -7,16 +7,16 @@ import hashlib
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 
 from streamstore import errors, model
 
-RULES: dict[str, re.Pattern[str] | range | tuple[object, ...]] = {
-    "stream_name": re.compile("[a-zA-Z]([a-zA-Z0-9-]{0,126}[a-zA-Z0-9])?"),
+Rules = dict[str, re.Pattern[str] | range | tuple[object, ...]]
+RULES: Rules = {
     "partition_key": re.compile(".{1,256}", re.DOTALL),
     "shard_id": re.compile("[a-zA-Z0-9_.-]{1,128}"),
     "data": range(2**20 + 1),  # its length
     "shard_count": range(1, 10**9),
-    "retention_hours": range(1, 25),
     "write_quota_kb_per_sec": (None, 128, 512, 1024),
     "limit": range(1, 10_001),
     "max_results": range(1, 10_001),
@@ -26,7 +26,26 @@ SHARD_ARGUMENTS = ("shard_to_split", "shard_to_merge", "adjacent_shard_to_merge"
 RULES.update(dict.fromkeys(SHARD_ARGUMENTS, RULES["shard_id"]), target_shard_count=range(1, 4_001))
 GONE = model.Record("0", "", b"", -(10**15))  # a place in a shard whose record was trimmed
 Entry = tuple[bytes, str, str | None]
+ShownBy = Callable[["ShardState"], bool]
+DAY_MS = 86_400_000
+READ_BYTES_PER_SECOND = 2 * 2**20
 LARGEST_DEBT_NS = 9_007_812_501  # one second, and 1 MiB with the longest key at 128 KB/s
+
+
+class Flavour:
+    """What differs between the dialects."""
+
+    def __init__(self, stream_name: str, shard_name: str, hours: range, hash_keys: int, margin: int, arn: str) -> None:
+        self.rules: Rules = {"stream_name": re.compile(stream_name), "retention_hours": hours}
+        self.shard_name, self.hash_keys, self.margin, self.arn = shard_name.format, hash_keys, margin, arn.format
+
+    def slices(self, count: int) -> list[int]:
+        return [index * (self.hash_keys // count) for index in range(count)]
+
+
+YANDEX = Flavour("[a-zA-Z]([a-zA-Z0-9-]{0,126}[a-zA-Z0-9])?", "shard-{:06d}", range(1, 25), 2**128 - 1, 0, "{}")
+AWS_ARN = "arn:aws:kinesis:us-east-1:000000000000:stream/{}"
+AWS = Flavour("[a-zA-Z0-9_.-]{1,128}", "shardId-{:012d}", range(24, 8_761), 2**128, 1, AWS_ARN)
 
 
 class ShardState:
@@ -41,6 +60,8 @@ class ShardState:
         self.closed_ms: int | None = None
         self.records: list[model.Record] = []  # all there ever were, the expired too
         self.full_at_ns = [0, 0]  # the quotas of bytes and of records
+        self.calls_ms: list[int] = []  # that the read quota let through
+        self.paid_at_ms = Fraction(0)  # what the last of them returned
 
     def ending(self) -> int:
         return self.start + max(len(self.records) - 1, 0)
@@ -51,10 +72,22 @@ class ShardState:
 
 
 class StreamState:
-    def __init__(self, creation_ms: int, retention_hours: int, write_quota: int | None, shard_count: int) -> None:
+    def __init__(
+        self,
+        flavour: Flavour,
+        creation_ms: int,
+        retention_hours: int,
+        write_quota: int | None,
+        shard_count: int,
+        *,
+        read_quota: bool,
+    ) -> None:
+        self.flavour, self.creation_ms, self.read_quota = flavour, creation_ms, read_quota
+        self.resized_ms: list[int] = []
+        slices = flavour.slices(shard_count)
         self.created = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=creation_ms)
         self.retention_hours, self.write_quota = retention_hours, write_quota
-        ranges = list(zip(slices(shard_count), [*slices(shard_count)[1:], 2**128], strict=True))
+        ranges = list(zip(slices, [*slices[1:], 2**128], strict=True))
         self.shards = [ShardState(index, low, stop - 1, creation_ms) for index, (low, stop) in enumerate(ranges)]
         self.dropped = list[ShardState]()
 
@@ -78,14 +111,31 @@ class StreamState:
         numbers = model.SequenceNumberRange(str(start))
         if shard.closed_ms is not None:
             numbers = model.SequenceNumberRange(str(min(start, shard.ending())), str(shard.ending()))
-        parents = [*(shard_name(parent.index) for parent in shard.parents), None, None]
-        return model.Shard(shard_name(shard.index), shard.keys, numbers, parents[0], parents[1])
+        parents = [*(self.flavour.shard_name(parent.index) for parent in shard.parents), None, None]
+        return model.Shard(self.flavour.shard_name(shard.index), shard.keys, numbers, parents[0], parents[1])
 
     def at(self, hash_key: int) -> ShardState:
         return next(shard for shard in self.open_shards() if hash_key in shard.keys)
 
+    def shown_by(self, shard_filter: model.ShardFilter | None, now_ms: int) -> ShownBy:
+        """Return the sentence of the documents about a filter, with its times as they are now."""
+        kind = shard_filter.type if shard_filter else "FROM_TRIM_HORIZON"
+        horizon_ms = max(self.horizon(now_ms), self.creation_ms)
+        time_ms = ms_of(shard_filter)
+
+        def open_at(shard: ShardState, then_ms: int) -> bool:
+            return shard.created_ms <= then_ms and (shard.closed_ms is None or then_ms <= shard.closed_ms)
+
+        sentences: dict[str, ShownBy] = {
+            "AT_LATEST": lambda shard: shard.closed_ms is None,
+            "AT_TRIM_HORIZON": lambda shard: open_at(shard, horizon_ms),
+            "AT_TIMESTAMP": lambda shard: open_at(shard, time_ms),
+            "FROM_TIMESTAMP": lambda shard: shard.closed_ms is None or shard.closed_ms >= time_ms,
+        }
+        return sentences.get(kind, lambda _: True)
+
     def named(self, shard_id: str, now_ms: int) -> ShardState:
-        found = [shard for shard in self.visible(now_ms) if shard_name(shard.index) == shard_id]
+        found = [shard for shard in self.visible(now_ms) if self.flavour.shard_name(shard.index) == shard_id]
         if not found:
             raise errors.ResourceNotFoundException(resource=shard_id, remedy="")
         return found[0]
@@ -110,68 +160,97 @@ class StreamState:
 
 
 class ReferenceStore:
-    def __init__(self, clock: Callable[[], int]) -> None:
-        self.clock = clock
+    def __init__(self, clock: Callable[[], int], flavour: Flavour) -> None:
+        self.clock, self.flavour = clock, flavour
         self.streams: dict[str, StreamState] = {}
         self.places: dict[str, tuple[StreamState, ShardState, int, int, int]] = {}  # sequence, not before, created
-        self.pages: dict[str, tuple[str, StreamState, int, int]] = {}  # behind index, created
+        self.pages: dict[str, tuple[str, StreamState, int, ShownBy, int]] = {}  # behind index, created
 
-    def create_stream(self, name: str, *, shard_count: int, retention_hours: int, write_quota: int | None) -> None:
-        check(stream_name=name, shard_count=shard_count, retention_hours=retention_hours)
-        check(write_quota_kb_per_sec=write_quota)
+    def create_stream(
+        self, name: str, *, shard_count: int, retention_hours: int, write_quota: int | None, read_quota: bool
+    ) -> None:
+        self.check(stream_name=name, shard_count=shard_count, retention_hours=retention_hours)
+        self.check(write_quota_kb_per_sec=write_quota)
         if name in self.streams:
             raise errors.ResourceInUseException(resource=name, remedy="")
         if shard_count + sum(len(stream.shards) for stream in self.streams.values()) > 4_000:
             raise errors.LimitExceededException(limit="", remedy="")
-        self.streams[name] = StreamState(self.clock(), retention_hours, write_quota, shard_count)
+        self.streams[name] = StreamState(
+            self.flavour, self.clock(), retention_hours, write_quota, shard_count, read_quota=read_quota
+        )
 
     def delete_stream(self, name: str) -> None:
         self.stream(name)
         del self.streams[name]
 
     def list_streams(self, *, limit: int, after: str) -> model.ListStreamsResult:
-        check(limit=limit)
+        self.check(limit=limit)
         names = sorted(name for name in self.streams if name > after)
         return model.ListStreamsResult(tuple(names[:limit]), len(names) > limit)
 
     def describe_stream(self, name: str, *, limit: int, after: str | None) -> model.StreamDescription:
-        check(stream_name=name, limit=limit)
+        self.check(stream_name=name, limit=limit)
         stream = self.stream(name)
         shards = self.behind(stream, -1 if after is None else stream.named(after, self.clock()).index)
         quota, hours, more = stream.write_quota, stream.retention_hours, len(shards) > limit
-        return model.StreamDescription(name, name, "ACTIVE", stream.created, hours, quota, tuple(shards[:limit]), more)
+        arn, page = self.flavour.arn(name), tuple(shards[:limit])
+        return model.StreamDescription(name, arn, "ACTIVE", stream.created, hours, quota, page, more)
 
-    def list_shards(self, name: str, *, max_results: int, token: str | None = None) -> model.ListShardsResult:
-        check(max_results=max_results)
-        after = -1
-        if token is not None:
+    def list_shards(
+        self,
+        name: str,
+        *,
+        max_results: int,
+        token: str | None = None,
+        after: str | None = None,
+        shard_filter: model.ShardFilter | None = None,
+    ) -> model.ListShardsResult:
+        self.check(max_results=max_results)
+        if token is None:
+            behind, shown_by = self.first_page(name, after, shard_filter)
+        else:
             refuse_unless(token in self.pages, "next_token", token)
-            name, then, after, created_ms = self.pages[token]
+            name, then, behind, shown_by, created_ms = self.pages[token]
             if not -10_000 <= self.clock() - created_ms < 300_000:
                 raise errors.ExpiredNextTokenException("")
             refuse_unless(self.stream(name) is then, "next_token", token)
-        shards = self.behind(self.stream(name), after)
+        shards = self.behind(self.stream(name), behind, shown_by)
         if len(shards) <= max_results:
             return model.ListShardsResult(tuple(shards), None)
         last = self.stream(name).named(shards[max_results - 1].shard_id, self.clock()).index
-        self.pages[f"page {len(self.pages)}"] = (name, self.stream(name), last, self.clock())
+        self.pages[f"page {len(self.pages)}"] = (name, self.stream(name), last, shown_by, self.clock())
         return model.ListShardsResult(tuple(shards[:max_results]), f"page {len(self.pages) - 1}")
 
-    def behind(self, stream: StreamState, index: int) -> list[model.Shard]:
-        return [stream.show(shard, self.clock()) for shard in stream.visible(self.clock()) if shard.index > index]
+    def first_page(self, name: str, after: str | None, shard_filter: model.ShardFilter | None) -> tuple[int, ShownBy]:
+        if shard_filter:
+            wants_time = shard_filter.type.endswith("TIMESTAMP")
+            wants_shard = shard_filter.type == "AFTER_SHARD_ID"
+            refuse_unless((shard_filter.shard_id is not None) == wants_shard, "shard_filter.shard_id", None)
+            refuse_unless((shard_filter.timestamp is not None) == wants_time, "shard_filter.timestamp", None)
+            refuse_unless(ms_of(shard_filter) <= self.clock() + 10_000, "shard_filter.timestamp", None)
+            refuse_unless(not (wants_shard and after), "exclusive_start_shard_id", None)
+            after = after or shard_filter.shard_id
+        stream = self.stream(name)
+        behind = -1 if after is None else stream.named(after, self.clock()).index
+        return behind, stream.shown_by(shard_filter, self.clock())
+
+    def behind(self, stream: StreamState, index: int, shown_by: ShownBy = lambda _: True) -> list[model.Shard]:
+        visible = [shard for shard in stream.visible(self.clock()) if shard.index > index and shown_by(shard)]
+        return [stream.show(shard, self.clock()) for shard in visible]
 
     def split_shard(self, name: str, shard_id: str, hash_key: str) -> None:
-        check(stream_name=name, shard_to_split=shard_id)
+        self.check(stream_name=name, shard_to_split=shard_id)
         at = hash_key_at("new_starting_hash_key", hash_key)
         shard = self.stream(name).named(shard_id, self.clock())
         refuse_unless(shard.closed_ms is None, "shard_to_split", shard_id)
-        inside = shard.keys.starting_hash_key < at <= shard.keys.ending_hash_key
+        margin = self.flavour.margin
+        inside = shard.keys.starting_hash_key + margin < at <= shard.keys.ending_hash_key - margin
         refuse_unless(inside, "new_starting_hash_key", hash_key)
         self.streams[name].split(shard, at, self.clock())
         self.streams[name].drop_expired(self.clock())
 
     def merge_shards(self, name: str, shard_id: str, adjacent_id: str) -> None:
-        check(stream_name=name, shard_to_merge=shard_id, adjacent_shard_to_merge=adjacent_id)
+        self.check(stream_name=name, shard_to_merge=shard_id, adjacent_shard_to_merge=adjacent_id)
         shard, adjacent = (self.stream(name).named(each, self.clock()) for each in (shard_id, adjacent_id))
         refuse_unless(shard.closed_ms is None, "shard_to_merge", shard_id)
         touching = shard.keys.ending_hash_key + 1 == adjacent.keys.starting_hash_key
@@ -181,9 +260,15 @@ class ReferenceStore:
 
     def update_shard_count(self, name: str, target: int) -> model.UpdateShardCountResult:
         """Cut the shards where the new ranges start, the middle first; join what lies in one, halves first."""
-        check(stream_name=name, target_shard_count=target)
+        self.check(stream_name=name, target_shard_count=target)
         stream, now_ms = self.stream(name), self.clock()
-        before, starts = stream.open_shards(), slices(target)
+        before, starts = stream.open_shards(), self.flavour.slices(target)
+        if self.flavour is AWS:
+            stream.resized_ms = [time_ms for time_ms in stream.resized_ms if now_ms - DAY_MS < time_ms <= now_ms]
+            if len(stream.resized_ms) == 10:
+                raise errors.LimitExceededException(limit="", remedy="")
+            refuse_unless(len(before) / 2 <= target <= len(before) * 2, "target_shard_count", target)
+            stream.resized_ms.append(now_ms)
 
         def cut(shard: ShardState) -> None:
             inside = [at for at in starts if shard.keys.starting_hash_key < at <= shard.keys.ending_hash_key]
@@ -210,10 +295,15 @@ class ReferenceStore:
                 expired = len(shard.records) - len(stream.alive(shard, self.clock()))
                 shard.records[:expired] = [GONE] * expired
 
+    def forget_reading(self) -> None:
+        """The read quota is kept in memory."""
+        for shard in [shard for stream in self.streams.values() for shard in stream.shards]:
+            shard.calls_ms, shard.paid_at_ms = [], Fraction(0)
+
     def put_record(
         self, name: str, data: bytes, key: str, *, explicit_hash_key: str | None, ordering: str | None
     ) -> model.PutRecordResult:
-        check(stream_name=name)
+        self.check(stream_name=name)
         hash_key = hash_key_of(data, key, explicit_hash_key)
         sequence = number("sequence_number_for_ordering", ordering or "0")
         stream = self.stream(name)
@@ -223,7 +313,7 @@ class ReferenceStore:
         return self.append(stream, hash_key, data, key)
 
     def put_records(self, name: str, entries: list[Entry]) -> model.PutRecordsResult:
-        check(stream_name=name)
+        self.check(stream_name=name)
         refuse_unless(0 < len(entries) <= 500, "records", None)
         hash_keys = [hash_key_of_entry(*entry) for entry in enumerate(entries)]
         refuse_unless(sum(len(data) + len(key.encode()) for data, key, _ in entries) <= 5 * 2**20, "records", None)
@@ -253,10 +343,10 @@ class ReferenceStore:
         shard.last_arrival_ms = max(self.clock(), shard.last_arrival_ms)
         sequence_number = str(shard.start + len(shard.records))
         shard.records.append(model.Record(sequence_number, key, data, shard.last_arrival_ms))
-        return model.PutRecordResult(shard_name(shard.index), sequence_number)
+        return model.PutRecordResult(self.flavour.shard_name(shard.index), sequence_number)
 
     def get_shard_iterator(self, name: str, shard_id: str, kind: str, start: str | None, time_s: float | None) -> str:
-        check(stream_name=name, shard_id=shard_id, shard_iterator_type=kind)
+        self.check(stream_name=name, shard_id=shard_id, shard_iterator_type=kind)
         refuse_unless((start is not None) == kind.endswith("SEQUENCE_NUMBER"), "starting_sequence_number", start)
         refuse_unless((time_s is not None) == (kind == "AT_TIMESTAMP"), "timestamp", time_s)
         sequence = number("starting_sequence_number", start or "0") + (kind == "AFTER_SEQUENCE_NUMBER")
@@ -267,17 +357,22 @@ class ReferenceStore:
         return self.place(self.streams[name], shard, sequence, not_before_ms)
 
     def get_records(self, token: str, *, limit: int) -> model.GetRecordsResult:
-        check(limit=limit)
+        self.check(limit=limit)
         refuse_unless(token in self.places, "shard_iterator", token)
         stream, shard, sequence, not_before_ms, created_ms = self.places[token]
         if not -10_000 <= self.clock() - created_ms < 300_000:
             raise errors.ExpiredIteratorException("")
         if stream not in self.streams.values() or shard not in stream.visible(self.clock()):
             raise errors.ResourceNotFoundException(resource=token, remedy="")
+        if stream.read_quota:
+            refuse_throttled(shard, self.clock())
         alive = [record for record in stream.alive(shard, self.clock()) if int(record.sequence_number) >= sequence]
         page = [record for record in alive if record.arrival_ms >= not_before_ms][:limit]
-        while sum(len(record.data) + len(record.partition_key.encode()) for record in page) > 10 * 2**20:
+        while size_of(page) > 10 * 2**20:
             page.pop()
+        if stream.read_quota:
+            shard.calls_ms = [*recent(shard, self.clock()), self.clock()]
+            shard.paid_at_ms = self.clock() + Fraction(size_of(page) * 1_000, READ_BYTES_PER_SECOND)
         if shard.closed_ms is not None and (not page or page[-1] is alive[-1]):
             return model.GetRecordsResult(page, None, 0, children_of(stream, shard))
         if not page:
@@ -290,8 +385,11 @@ class ReferenceStore:
         alive = stream.alive(stream.named(shard_id, self.clock()), self.clock())
         return [record for record in alive if int(record.sequence_number) >= first]
 
+    def check(self, **arguments: object) -> None:
+        check(RULES | self.flavour.rules, **arguments)
+
     def stream(self, name: str) -> StreamState:
-        check(stream_name=name)
+        self.check(stream_name=name)
         if name not in self.streams:
             raise errors.ResourceNotFoundException(resource=name, remedy="")
         return self.streams[name]
@@ -302,7 +400,7 @@ class ReferenceStore:
 
 
 def hash_key_of(data: bytes, key: str, explicit_hash_key: str | None) -> int:
-    check(data=len(data), partition_key=key)
+    check(RULES, data=len(data), partition_key=key)
     if explicit_hash_key is None:
         return int(hashlib.md5(key.encode()).hexdigest(), 16)
     return hash_key_at("explicit_hash_key", explicit_hash_key)
@@ -332,9 +430,28 @@ def charge(shard: ShardState, size_bytes: int, kb_per_sec: int, *, now_ns: int) 
     shard.full_at_ns = [now_ns + owed + cost for owed, cost in zip(owed_ns, costs_ns, strict=True)]
 
 
-def check(**arguments: object) -> None:
+def recent(shard: ShardState, now_ms: int) -> list[int]:
+    """Return the calls of the last second. What lies far ahead was there before the clock was set back."""
+    return [time_ms for time_ms in shard.calls_ms if now_ms - 1_000 < time_ms <= now_ms + 5_000]
+
+
+def refuse_throttled(shard: ShardState, now_ms: int) -> None:
+    if len(recent(shard, now_ms)) >= 5 or now_ms < shard.paid_at_ms <= now_ms + 5_000:
+        raise errors.ProvisionedThroughputExceededException(stream_name="", shard_id="", retry_after_ms=0)
+
+
+def size_of(records: list[model.Record]) -> int:
+    return sum(len(record.data) + len(record.partition_key.encode()) for record in records)
+
+
+def ms_of(shard_filter: model.ShardFilter | None) -> int:
+    timestamp = shard_filter.timestamp if shard_filter else None
+    return round(timestamp * 1000) if isinstance(timestamp, float) else 0
+
+
+def check(rules: Rules, **arguments: object) -> None:
     for argument, value in arguments.items():
-        rule = RULES[argument]
+        rule = rules[argument]
         refuse_unless(rule.fullmatch(str(value)) if isinstance(rule, re.Pattern) else value in rule, argument, value)
 
 
@@ -349,15 +466,8 @@ def refuse_unless(allowed: object, argument: str, value: object) -> None:
 
 
 def children_of(stream: StreamState, shard: ShardState) -> tuple[model.ChildShard, ...]:
+    name = stream.flavour.shard_name
     children = [child for child in stream.shards if shard in child.parents]
-    names = [tuple(shard_name(parent.index) for parent in child.parents) for child in children]
+    names = [tuple(name(parent.index) for parent in child.parents) for child in children]
     pairs = zip(children, names, strict=True)
-    return tuple(model.ChildShard(shard_name(child.index), parents, child.keys) for child, parents in pairs)
-
-
-def slices(count: int) -> list[int]:
-    return [index * ((2**128 - 1) // count) for index in range(count)]
-
-
-def shard_name(index: int) -> str:
-    return f"shard-{index:06d}"
+    return tuple(model.ChildShard(name(child.index), parents, child.keys) for child, parents in pairs)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import ClassVar, Final, TypeVar, get_args
 
 import pytest
 from hypothesis import Phase, settings
@@ -28,7 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from streamstore import InvalidArgumentException, StoreFullError, StreamStoreError
+from streamstore import DialectName, InvalidArgumentException, ShardFilter, StoreFullError, StreamStoreError
 from streamstore.check import check_store
 from streamstore.model import (
     HashKeyRange,
@@ -37,14 +37,16 @@ from streamstore.model import (
     PutRecordsResult,
     SequenceNumberRange,
     Shard,
+    ShardFilterType,
     ShardIteratorType,
     TrimResult,
 )
 from tests.commits import WAIT_S, Moment, failing_commit
 from tests.conftest import Clock, open_store
-from tests.reference import Entry, ReferenceStore
+from tests.reference import AWS, YANDEX, Entry, Flavour, ReferenceStore
 
 T = TypeVar("T")
+TextT = TypeVar("TextT", str, str | None)
 Tokens = tuple[str, str]
 """The store's token and the oracle's for the same place."""
 
@@ -67,8 +69,9 @@ partition_keys = mostly(
 PAYLOAD_LENGTHS: list[bytes | int] = [0, 131_071, 131_072, 200_000, 1_048_576, 1_048_577]
 payloads: st.SearchStrategy[bytes | int] = st.binary(max_size=64) | st.sampled_from(PAYLOAD_LENGTHS)
 THIRD = (2**128 - 1) // 3
+HASH_KEY_EDGES = (THIRD, 2 * THIRD, THIRD - 1, 2 * THIRD - 1, 0, 2**127 - 1, 2**127 - 2, 2**127, 2**128 - 1)
 hash_keys: st.SearchStrategy[str | None] = mostly(
-    st.none() | st.sampled_from([str(edge) for edge in (THIRD, 2 * THIRD, THIRD - 1, 2 * THIRD - 1, 0, 2**128 - 1)]),
+    st.none() | st.sampled_from([str(edge) for edge in HASH_KEY_EDGES]),
     *("00", "-1", "\u0661", "", str(2**128)),
 )
 sequence_numbers = mostly(st.integers(0, 12).map(str), str(2**64), "9" * 129, "01", "1" * 130)
@@ -81,6 +84,7 @@ ITERATOR_TYPES: Final[list[ShardIteratorType]] = [
     "LATEST",
     "AT_TIMESTAMP",
 ]
+FILTER_TYPES: Final[tuple[ShardFilterType, ...]] = get_args(ShardFilterType)
 DrawnEntry = tuple[bytes | int, str, str | None]
 TOO_MANY: list[DrawnEntry] = [(b"", "k", None)] * 501
 TOO_LARGE: list[DrawnEntry] = [(1_048_576, "k", None)] * 5
@@ -118,13 +122,15 @@ def entries_of(drawn: list[DrawnEntry]) -> list[Entry]:
 class StoreAndOracle(RuleBasedStateMachine):
     iterators: Bundle[Tokens] = Bundle("iterators")
     pages: Bundle[Tokens] = Bundle("pages")
+    dialect: ClassVar[DialectName] = "yandex"
+    flavour: ClassVar[Flavour] = YANDEX
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.clock = Clock()
-        self.store = open_store(self.folder / "store", self.clock)
-        self.oracle = ReferenceStore(self.clock)
+        self.store = open_store(self.folder / "store", self.clock, dialect=self.dialect)
+        self.oracle = ReferenceStore(self.clock, self.flavour)
         self.last_put_ms = 0
 
     def teardown(self) -> None:
@@ -135,26 +141,41 @@ class StoreAndOracle(RuleBasedStateMachine):
 
     @initialize(step_ms=st.sampled_from([0, 3]))
     def start_with_two_streams(self, step_ms: int) -> None:
-        self.create_stream("a", 3, 24, None, None)
-        self.create_stream("clicks", 3, 24, 128, None)
+        self.create_stream("a", 3, 24, None, None, None)
+        self.create_stream("clicks", 4, 24, 128, True, None)
         self.put_many("a", list("kabef1" * 2), step_ms)
 
     @rule(
         name=any_stream_names,
         shard_count=st.sampled_from([1, 2, 3, 4, 0]),
-        retention_hours=st.sampled_from([1, 24, 25]),
+        retention_hours=mostly(st.sampled_from([1, 24]), 25, 8_761),
         write_quota=st.sampled_from([None, 128, 512, 1024, 127]),
+        read_quota=st.sampled_from([None, True]),
         failure=failures,
     )
     def create_stream(
-        self, name: str, shard_count: int, retention_hours: int, write_quota: int | None, failure: Moment | None
+        self,
+        name: str,
+        shard_count: int,
+        retention_hours: int,
+        write_quota: int | None,
+        read_quota: bool | None,
+        failure: Moment | None,
     ) -> None:
         self.change(
             lambda: self.store.create_stream(
-                name, shard_count=shard_count, retention_hours=retention_hours, write_quota_kb_per_sec=write_quota
+                name,
+                shard_count=shard_count,
+                retention_hours=retention_hours,
+                write_quota_kb_per_sec=write_quota,
+                read_quota=bool(read_quota),
             ),
             lambda: self.oracle.create_stream(
-                name, shard_count=shard_count, retention_hours=retention_hours, write_quota=write_quota
+                name,
+                shard_count=shard_count,
+                retention_hours=retention_hours,
+                write_quota=write_quota,
+                read_quota=bool(read_quota),
             ),
             failure,
         )
@@ -166,7 +187,7 @@ class StoreAndOracle(RuleBasedStateMachine):
     @rule(name=stream_names, shard_count=st.sampled_from([1, 3]))
     def replace_stream(self, name: str, shard_count: int) -> None:
         self.delete_stream(name, None)
-        self.create_stream(name, shard_count, 24, None, None)
+        self.create_stream(name, shard_count, 24, None, None, None)
         self.put_many(name, ["k"], 0)
 
     @rule(
@@ -179,7 +200,7 @@ class StoreAndOracle(RuleBasedStateMachine):
     def split_shard(self, name: str, pick: int, wrong_id: str | None, place: float, failure: Moment | None) -> None:
         """``place``: 0 is the shard's first hash key, which no split may have, 1 is its last."""
         shard = self.open_shard(name, pick)
-        shard_id = wrong_id or shard.shard_id
+        shard_id = self.shard_id(wrong_id) or shard.shard_id
         low, high = shard.hash_key_range.starting_hash_key, shard.hash_key_range.ending_hash_key
         hash_key = str(low + round((high - low) * Fraction(place)))
         self.change(
@@ -196,7 +217,7 @@ class StoreAndOracle(RuleBasedStateMachine):
     )
     def merge_shards(self, name: str, pick: int, wrong_id: str | None, failure: Moment | None) -> None:
         shard_id, adjacent_id = (self.open_shard(name, each).shard_id for each in (pick, pick + 1))
-        shard_id = wrong_id or shard_id
+        shard_id = self.shard_id(wrong_id) or shard_id
         self.change(
             lambda: self.store.merge_shards(name, shard_id, adjacent_id),
             lambda: self.oracle.merge_shards(name, shard_id, adjacent_id),
@@ -316,6 +337,7 @@ class StoreAndOracle(RuleBasedStateMachine):
     def get_shard_iterator(
         self, name: str, shard_id: str, kind: ShardIteratorType, start: str, after_ms: int, wrong: bool, limit: int
     ) -> "MultipleResults[Tokens]":
+        shard_id = self.shard_id(shard_id)
         wants_number, wants_time = kind.endswith("SEQUENCE_NUMBER"), kind == "AT_TIMESTAMP"
         number = start if wants_number != wrong else None
         time_s = (self.last_put_ms + after_ms) / 1000 if wants_time != wrong else None
@@ -338,12 +360,43 @@ class StoreAndOracle(RuleBasedStateMachine):
     def list_shards(self, name: str, max_results: int) -> "MultipleResults[Tokens]":
         return self.list_shards_from(name, None, max_results)
 
+    @rule(
+        target=pages,
+        name=any_stream_names,
+        max_results=limits,
+        kind=st.sampled_from(FILTER_TYPES),
+        shard_id=shard_ids,
+        pick=st.integers(0, 15),
+        after_ms=mostly(st.sampled_from([-1, 0, 1]), 10_001, -300_000),
+        after=mostly(st.none(), "shard-000001"),
+        wrong=mostly(st.just(value=False), True),
+    )
+    def list_some_shards(
+        self,
+        name: str,
+        max_results: int,
+        kind: ShardFilterType,
+        shard_id: str,
+        pick: int,
+        after_ms: int,
+        after: str | None,
+        wrong: bool,
+    ) -> "MultipleResults[Tokens]":
+        wants_time, wants_shard = kind.endswith("TIMESTAMP"), kind == "AFTER_SHARD_ID"
+        shard_filter = ShardFilter(
+            kind,
+            self.shard_id(shard_id) if wants_shard else None,
+            (self.time_of_resharding(name, pick) + after_ms) / 1000 if wants_time != wrong else None,
+        )
+        return self.list_shards_from(name, None, max_results, self.shard_id(after), shard_filter)
+
     @rule(target=pages, tokens=pages, max_results=limits)
     def list_more_shards(self, tokens: Tokens, max_results: int) -> "MultipleResults[Tokens]":
         return self.list_shards_from(None, tokens, max_results)
 
     @rule(name=any_stream_names, limit=limits, after=st.none() | shard_ids)
     def describe_stream(self, name: str, limit: int, after: str | None) -> None:
+        after = self.shard_id(after)
         assert outcome(
             lambda: self.store.describe_stream(name, limit=limit, exclusive_start_shard_id=after)
         ) == outcome(lambda: self.oracle.describe_stream(name, limit=limit, after=after))
@@ -356,6 +409,7 @@ class StoreAndOracle(RuleBasedStateMachine):
 
     @rule(name=any_stream_names, shard_id=shard_ids, start=sequence_numbers)
     def read(self, name: str, shard_id: str, start: str) -> None:
+        shard_id = self.shard_id(shard_id)
         assert outcome(lambda: list(self.store.read(name, shard_id, starting_sequence_number=start))) == outcome(
             lambda: self.oracle.read(name, shard_id, start=start)
         )
@@ -372,11 +426,16 @@ class StoreAndOracle(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.store.close()
+        self.oracle.forget_reading()
+        with pytest.raises(InvalidArgumentException) as refusal:
+            open_store(self.folder / "store", self.clock, dialect="aws" if self.dialect == "yandex" else "yandex")
+        assert refusal.value.argument == "dialect"
         self.store = open_store(self.folder / "store", self.clock)
 
     @rule()
     def reopen_for_reading_only(self) -> None:
         self.store.close()
+        self.oracle.forget_reading()
         with open_store(self.folder / "store", self.clock, read_only=True) as self.store:
             self.everything_is_the_same()
             for change in (
@@ -430,15 +489,48 @@ class StoreAndOracle(RuleBasedStateMachine):
     def open_shard(self, name: str, pick: int) -> Shard:
         """Return one of the stream's open shards; of a stream that does not exist, the whole range."""
         if name not in self.oracle.streams:
-            return Shard("shard-000000", HashKeyRange(0, 2**128 - 1), SequenceNumberRange("0"))
+            return Shard(self.flavour.shard_name(0), HashKeyRange(0, 2**128 - 1), SequenceNumberRange("0"))
         stream = self.oracle.streams[name]
         shards = stream.open_shards()
         return stream.show(shards[pick % len(shards)], self.clock())
 
-    def list_shards_from(self, name: str | None, tokens: Tokens | None, max_results: int) -> "MultipleResults[Tokens]":
+    def shard_id(self, drawn: TextT) -> TextT:
+        """Return a shard id, which is drawn as one of Yandex, as one of the dialect."""
+        return drawn if drawn is None or self.dialect == "yandex" else drawn.replace("shard-", "shardId-000000")
+
+    def time_of_resharding(self, name: str, pick: int) -> int:
+        """Return a time when a shard of the stream was created or closed, or now."""
+        stream = self.oracle.streams.get(name)
+        times_ms = {shard.created_ms for shard in stream.shards} if stream else set[int]()
+        times_ms |= (
+            {shard.closed_ms for shard in stream.shards if shard.closed_ms is not None} if stream else set[int]()
+        )
+        in_order = [*sorted(times_ms), self.clock()]
+        return in_order[pick % len(in_order)]
+
+    def list_shards_from(
+        self,
+        name: str | None,
+        tokens: Tokens | None,
+        max_results: int,
+        after: str | None = None,
+        shard_filter: ShardFilter | None = None,
+    ) -> "MultipleResults[Tokens]":
         real_token, expected_token = tokens or (None, None)
-        real = outcome(lambda: self.store.list_shards(name, next_token=real_token, max_results=max_results))
-        expected = outcome(lambda: self.oracle.list_shards(name or "", max_results=max_results, token=expected_token))
+        real = outcome(
+            lambda: self.store.list_shards(
+                name,
+                next_token=real_token,
+                max_results=max_results,
+                exclusive_start_shard_id=after,
+                shard_filter=shard_filter,
+            )
+        )
+        expected = outcome(
+            lambda: self.oracle.list_shards(
+                name or "", max_results=max_results, token=expected_token, after=after, shard_filter=shard_filter
+            )
+        )
         if isinstance(real, Refused) or isinstance(expected, Refused):
             assert real == expected
             return multiple()
@@ -454,5 +546,11 @@ class StoreAndOracle(RuleBasedStateMachine):
 QUICK_TO_FAIL = [Phase.reuse, Phase.generate, Phase.shrink]  # explaining a failure takes minutes here
 
 
-def test_store_and_oracle_agree_through_every_operation() -> None:
-    run_state_machine_as_test(StoreAndOracle, settings=settings(stateful_step_count=50, phases=QUICK_TO_FAIL))
+class StoreAndOracleOfAws(StoreAndOracle):
+    dialect = "aws"
+    flavour = AWS
+
+
+@pytest.mark.parametrize("machine", [StoreAndOracle, StoreAndOracleOfAws])
+def test_store_and_oracle_agree_through_every_operation(machine: type[StoreAndOracle]) -> None:
+    run_state_machine_as_test(machine, settings=settings(stateful_step_count=50, phases=QUICK_TO_FAIL))
