@@ -356,6 +356,19 @@ class StoreAndOracle(RuleBasedStateMachine):
     def get_records(self, tokens: Tokens, limit: int) -> "MultipleResults[Tokens]":
         return multiple(*self.page_at(tokens, limit))
 
+    @rule(name=stream_names, shard_id=shard_ids, times=st.integers(1, 7), step_ms=st.sampled_from([0, 199, 200]))
+    def poll(self, name: str, shard_id: str, times: int, step_ms: int) -> None:
+        """Read at the end of a shard, which returns nothing, more often than a read quota allows."""
+        shard_id = self.shard_id(shard_id)
+        real = outcome(lambda: self.store.get_shard_iterator(name, shard_id, "LATEST"))
+        expected = outcome(lambda: self.oracle.get_shard_iterator(name, shard_id, "LATEST", None, None))
+        if isinstance(real, Refused) or isinstance(expected, Refused):
+            assert real == expected
+            return
+        for _ in range(times):
+            self.page_at((real, expected), 1)
+            self.clock.advance(step_ms)
+
     @rule(target=pages, name=any_stream_names, max_results=limits)
     def list_shards(self, name: str, max_results: int) -> "MultipleResults[Tokens]":
         return self.list_shards_from(name, None, max_results)
@@ -388,7 +401,12 @@ class StoreAndOracle(RuleBasedStateMachine):
             self.shard_id(shard_id) if wants_shard else None,
             (self.time_of_resharding(name, pick) + after_ms) / 1000 if wants_time != wrong else None,
         )
-        return self.list_shards_from(name, None, max_results, self.shard_id(after), shard_filter)
+        found = self.list_shards_from(name, None, max_results, self.shard_id(after), shard_filter)
+        pages = list(found.values)
+        while found.values:
+            found = self.list_shards_from(None, found.values[-1], max_results)
+            pages.extend(found.values)
+        return multiple(*pages)
 
     @rule(target=pages, tokens=pages, max_results=limits)
     def list_more_shards(self, tokens: Tokens, max_results: int) -> "MultipleResults[Tokens]":
