@@ -206,7 +206,7 @@ class StreamControl(OpenStore):
                 for shard_index in self._load(name).stored.shards:
                     while trimmed := self._trim_bite(name, shard_index, now_ms):
                         record_count += trimmed
-                if any(self._load(name).stored.expired_indexes(now_ms)):
+                if self._load(name).stored.expired_indexes(now_ms):
                     shard_count += self._change_stream(
                         name,
                         lambda transaction, stream: drop_expired_shards(transaction, stream, now_ms=now_ms),

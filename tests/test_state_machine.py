@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -29,7 +30,16 @@ from hypothesis.stateful import (
 
 from streamstore import InvalidArgumentException, StoreFullError, StreamStoreError
 from streamstore.check import check_store
-from streamstore.model import IngestResult, PutRecordResult, PutRecordsResult, ShardIteratorType
+from streamstore.model import (
+    HashKeyRange,
+    IngestResult,
+    PutRecordResult,
+    PutRecordsResult,
+    SequenceNumberRange,
+    Shard,
+    ShardIteratorType,
+    TrimResult,
+)
 from tests.commits import WAIT_S, Moment, failing_commit
 from tests.conftest import Clock, open_store
 from tests.reference import Entry, ReferenceStore
@@ -46,7 +56,7 @@ def mostly(usual: st.SearchStrategy[T], *rare: T) -> st.SearchStrategy[T]:
 
 stream_names = mostly(st.sampled_from(["a", "clicks"]), "Z", "clicks-2", "x" * 128)
 any_stream_names = mostly(stream_names, "", "a\n", "1a", "a-", "a_b", "é", "x" * 129)
-shard_ids = mostly(st.sampled_from([f"shard-{index:06d}" for index in range(3)]), "shard-000003", "shard-0000001")
+shard_ids = mostly(st.sampled_from([f"shard-{index:06d}" for index in range(9)]), "shard-000099", "shard-0000001")
 partition_keys = mostly(
     st.sampled_from(["k", "a", "e", "user1"]) | st.text(st.characters(codec="utf-8"), min_size=1, max_size=8),
     "ключ",
@@ -158,6 +168,54 @@ class StoreAndOracle(RuleBasedStateMachine):
         self.delete_stream(name, None)
         self.create_stream(name, shard_count, 24, None, None)
         self.put_many(name, ["k"], 0)
+
+    @rule(
+        name=any_stream_names,
+        pick=st.integers(0, 7),
+        wrong_id=mostly(st.none(), "shard-000000", "shard-000099", "s/"),
+        place=mostly(st.sampled_from([0.5, 1.0]), 0.0, 1.5),
+        failure=failures,
+    )
+    def split_shard(self, name: str, pick: int, wrong_id: str | None, place: float, failure: Moment | None) -> None:
+        """``place``: 0 is the shard's first hash key, which no split may have, 1 is its last."""
+        shard = self.open_shard(name, pick)
+        shard_id = wrong_id or shard.shard_id
+        low, high = shard.hash_key_range.starting_hash_key, shard.hash_key_range.ending_hash_key
+        hash_key = str(low + round((high - low) * Fraction(place)))
+        self.change(
+            lambda: self.store.split_shard(name, shard_id, hash_key),
+            lambda: self.oracle.split_shard(name, shard_id, hash_key),
+            failure,
+        )
+
+    @rule(
+        name=any_stream_names,
+        pick=st.integers(0, 7),
+        wrong_id=mostly(st.none(), "shard-000000", "shard-000099", "s/"),
+        failure=failures,
+    )
+    def merge_shards(self, name: str, pick: int, wrong_id: str | None, failure: Moment | None) -> None:
+        shard_id, adjacent_id = (self.open_shard(name, each).shard_id for each in (pick, pick + 1))
+        shard_id = wrong_id or shard_id
+        self.change(
+            lambda: self.store.merge_shards(name, shard_id, adjacent_id),
+            lambda: self.oracle.merge_shards(name, shard_id, adjacent_id),
+            failure,
+        )
+
+    @rule(name=any_stream_names, count=mostly(st.integers(1, 5), 0, 4_001), failure=failures)
+    def update_shard_count(self, name: str, count: int, failure: Moment | None) -> None:
+        self.change(
+            lambda: self.store.update_shard_count(name, count),
+            lambda: self.oracle.update_shard_count(name, count),
+            failure,
+        )
+
+    @rule()
+    def trim(self) -> None:
+        self.store.trim()
+        self.oracle.trim()
+        assert self.store.trim() == TrimResult(0, 0)
 
     @rule(
         name=stream_names,
@@ -302,12 +360,13 @@ class StoreAndOracle(RuleBasedStateMachine):
             lambda: self.oracle.read(name, shard_id, start=start)
         )
 
-    @rule(milliseconds=st.sampled_from([1, 10, 999, 1_000, 8_001, 299_999, 300_000]))
+    @rule(milliseconds=st.sampled_from([1, 10, 999, 1_000, 8_001, 299_999, 300_000, 3_599_997, 3_600_000, 86_400_000]))
     def let_time_pass(self, milliseconds: int) -> None:
         self.clock.advance(milliseconds)
 
     @rule(milliseconds=st.sampled_from([1, 500, 10_000, 10_001]))
     def set_the_clock_back(self, milliseconds: int) -> None:
+        self.trim()  # what had expired by now may be gone already, and must not come back on either side
         self.clock.advance(-milliseconds)
 
     @rule()
@@ -362,10 +421,19 @@ class StoreAndOracle(RuleBasedStateMachine):
         if isinstance(real, Refused) or isinstance(expected, Refused):
             assert real == expected
             return []
-        assert real.next_shard_iterator is not None
-        assert expected.next_shard_iterator is not None
         assert replace(real, next_shard_iterator=None) == replace(expected, next_shard_iterator=None)
+        assert (real.next_shard_iterator is None) == (expected.next_shard_iterator is None) == bool(real.child_shards)
+        if not real.next_shard_iterator or not expected.next_shard_iterator:
+            return []
         return [(real.next_shard_iterator, expected.next_shard_iterator)]
+
+    def open_shard(self, name: str, pick: int) -> Shard:
+        """Return one of the stream's open shards; of a stream that does not exist, the whole range."""
+        if name not in self.oracle.streams:
+            return Shard("shard-000000", HashKeyRange(0, 2**128 - 1), SequenceNumberRange("0"))
+        stream = self.oracle.streams[name]
+        shards = stream.open_shards()
+        return stream.show(shards[pick % len(shards)], self.clock())
 
     def list_shards_from(self, name: str | None, tokens: Tokens | None, max_results: int) -> "MultipleResults[Tokens]":
         real_token, expected_token = tokens or (None, None)
