@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,10 +118,10 @@ def test_what_is_no_arn_of_a_consumer_is_refused(stream: StreamStore, arn: objec
 def test_a_consumer_is_named_by_stream_and_name_or_by_its_arn_not_both(stream: StreamStore) -> None:
     (consumer,) = register(stream, "c")
     for call in (stream.describe_stream_consumer, stream.deregister_stream_consumer):
-        refused("stream_name", lambda call=call: call("s", consumer_arn=consumer.consumer_arn))  # type: ignore[misc]
-        refused("consumer_name", lambda call=call: call(None, "c", consumer_arn=consumer.consumer_arn))  # type: ignore[misc]
-        refused("stream_name", lambda call=call: call())  # type: ignore[misc]
-        refused("consumer_name", lambda call=call: call("s"))  # type: ignore[misc]
+        refused("stream_name", partial(call, "s", consumer_arn=consumer.consumer_arn))
+        refused("consumer_name", partial(call, None, "c", consumer_arn=consumer.consumer_arn))
+        refused("stream_name", call)
+        refused("consumer_name", partial(call, "s"))
     assert stream.list_stream_consumers("s").consumers == (consumer,)
 
 
