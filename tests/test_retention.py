@@ -169,6 +169,16 @@ def test_a_closed_shard_outlives_its_last_record_wherever_the_clock_was(stream: 
     assert SHARD not in [shard.shard_id for shard in stream.list_shards("s").shards]
 
 
+def test_the_numbers_shown_of_a_closed_shard_never_start_behind_their_end(stream: StreamStore, clock: Clock) -> None:
+    put(stream, 3)
+    clock.advance(HOUR_MS)
+    stream.split_shard("s", SHARD, "5")
+    clock.advance(1)
+    shown = stream.list_shards("s").shards[0].sequence_number_range
+    assert (shown.starting_sequence_number, shown.ending_sequence_number) == ("2", "2")
+    assert numbers(stream) == []
+
+
 def test_a_parent_never_outlives_its_children(stream: StreamStore, clock: Clock) -> None:
     stream.split_shard("s", SHARD, "5")
     clock.advance(-5_000)
