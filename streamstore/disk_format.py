@@ -15,7 +15,7 @@ named database           key                         payload
 ``consumers``            stream number u32, name     msgpack: [creation ms, epoch]
 ``positions``            stream number u32, name,    sequence u64
                          zero byte, shard index u32
-``recoveries``           ``last``                    not sealed: the engine's mark of its last recovery
+``recoveries``           ``last``, ``change``        not sealed: marks that the engine knows its commits by
 ======================== =========================== ===================================================
 
 The address of a record is (stream number u32, shard index u32, sequence u64); of any other value, the name of

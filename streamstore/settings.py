@@ -1,7 +1,6 @@
 """What a stream is set to, changed inside a transaction: retention, quotas, mode and tags.
 
-An entry that stays the same is not saved again: the last value written is the evidence of its transaction, and one that
-was in the file before would prove nothing.
+Nothing here is done before its refusals, and an entry that stays the same is not saved: it needs no commit.
 """
 
 from dataclasses import replace

@@ -93,6 +93,7 @@ def test_pages_of_streams_join_up_and_only_the_last_has_no_token(store: StreamSt
         assert len(page.stream_names) == len(page.stream_summaries) == limit
         page = store.list_streams(limit=limit, next_token=page.next_token)
         found += page.stream_names
+        assert len(found) <= len(names)
     assert not page.has_more_streams
     assert found == names
 
