@@ -2,8 +2,8 @@
 
 What it proves: every value matches its checksum and address; each stream's open shards tile the hash keys; each
 shard has one counter and holds exactly the records that the counter says, contiguous, with arrival times that never
-go back; each consumer has a stream, and each position a consumer; nothing in the file belongs to no stream; the totals
-add up.
+go back; the tags of a stream are in order; each consumer has a stream, and each position a consumer; nothing in the
+file belongs to no stream; the totals add up.
 """
 
 from collections.abc import Iterator
@@ -94,6 +94,8 @@ def _check_stream(transaction: ReadTransaction, stream: StoredStream) -> Iterato
         next_start = hash_key_range.ending_hash_key + 1
     if next_start != HASH_KEY_MAX + 1:
         yield f"The open shards of {stream.name} do not reach the last hash key."
+    if list(stream.tags) != sorted(dict(stream.tags).items()):
+        yield f"The tags of {stream.name} are not in the order of their keys, one for each."
     for shard_index, shard in stream.shards.items():
         name = f"Shard {shard_index} of {stream.name}"
         yield from _check_lineage(stream, shard_index, shard, name)

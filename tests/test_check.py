@@ -167,6 +167,14 @@ DAMAGES: list[tuple[Callable[[RawStore], None], str]] = [
         lambda raw: change_shard(raw, lambda shard: replace(shard, first_sequence=1)),
         rf"{SHARD} counts from 0 to 3, and began at 1\.",
     ),
+    (
+        lambda raw: change_stream(raw, "s", lambda stream: replace(stream, tags=(("b", ""), ("a", "")))),
+        r"The tags of s are not in the order of their keys, one for each\.",
+    ),
+    (
+        lambda raw: change_stream(raw, "s", lambda stream: replace(stream, tags=(("a", "1"), ("a", "2")))),
+        r"The tags of s are not in the order of their keys, one for each\.",
+    ),
     (lambda raw: put_consumer(raw, 9, "c"), r"The consumer b'.*c' belongs to no stream\."),
     (
         lambda raw: raw.flip_last_bit(b"consumers", consumer_key(NUMBER, "c")),

@@ -16,11 +16,13 @@ from streamstore import (
     ListStreamConsumersResult,
     ResourceInUseException,
     ResourceNotFoundException,
+    StoreFormatError,
     StreamStore,
 )
 from streamstore.check import check_store
+from streamstore.consumers import ensure_consumer
 from streamstore.disk_format import consumer_key, encode_position, position_key
-from streamstore.model import StreamNumber
+from streamstore.model import StoredConsumer, StreamNumber
 from tests.commits import last_commit
 from tests.conftest import Clock, open_store
 from tests.damage import behind_the_back_of
@@ -293,3 +295,49 @@ def test_a_deleted_stream_takes_consumers_and_positions_along_and_no_others(
     with behind_the_back_of(path_with_positions) as raw:
         assert [key for key, _ in raw.items(b"consumers")] == [consumer_key(StreamNumber(2), n) for n in ("a", "ab")]
     assert check_store(path_with_positions) == []
+
+
+def test_a_damaged_consumer_is_an_error_to_look_at_and_goes_with_its_stream(
+    path_with_positions: Path, clock: Clock
+) -> None:
+    with behind_the_back_of(path_with_positions) as raw:
+        raw.flip_last_bit(b"consumers", consumer_key(StreamNumber(1), "a"))
+    with open_store(path_with_positions, clock) as store:
+        calls: list[Callable[[], object]] = [
+            lambda: store.describe_stream_consumer("s", "a"),
+            lambda: store.list_stream_consumers("s"),
+            lambda: store.register_stream_consumer("s", "a"),
+            lambda: store.deregister_stream_consumer("s", "a"),
+        ]
+        for call in calls:
+            with pytest.raises(StoreFormatError, match=r"The entry of consumer b'.*a' is damaged"):
+                call()
+        assert store.describe_stream_consumer("s", "ab").consumer_name == "ab"
+        store.delete_stream("s", enforce_consumer_deletion=True)
+    assert check_store(path_with_positions) == []
+
+
+class EnsuringStore(StreamStore):
+    """What durable consumers build on."""
+
+    def ensure(self, consumer_name: str) -> StoredConsumer:
+        return self._change_stream(
+            "s",
+            lambda transaction, stream: ensure_consumer(transaction, stream, consumer_name, now_ms=self._clock()),
+        )
+
+
+def test_an_ensured_consumer_is_the_one_that_is_there_or_a_new_one_beyond_any_limit(
+    store_path: Path, clock: Clock
+) -> None:
+    with EnsuringStore(store_path, sync="off", clock=clock) as store:
+        store.create_stream("s")
+        register(store, *"abcde")
+        for name in "fgf":
+            assert store.ensure(name) == StoredConsumer(StreamNumber(1), name, clock(), epoch=0)
+        assert names_of(store.list_stream_consumers("s")) == list("abcdefg")
+        with pytest.raises(LimitExceededException):
+            register(store, "h")
+        clock.advance(1_000)
+        assert store.ensure("a").creation_ms == clock() - 1_000
+    assert check_store(store_path) == []
