@@ -18,7 +18,8 @@ class Dialect:
 
     ``hash_slice_dividend`` divided by the shard count, rounded down, is the width of a new shard's range. The smaller
     part of a split has more than ``split_margin_hash_keys``. ``resize_factor_max`` bounds one update of the shard
-    count, up and down; None: no bound. ``stream_arn_format`` takes ``region``, ``account_id`` and ``stream_name``.
+    count, up and down; None: no bound. ``consumers_per_stream_max`` bounds what may be registered.
+    ``stream_arn_format`` takes ``region``, ``account_id`` and ``stream_name``.
     """
 
     name: str

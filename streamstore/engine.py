@@ -46,6 +46,8 @@ READERS_MAX: Final = 1024
 NAMED_DATABASES_MAX: Final = 4096
 RECOVERY_DATABASE: Final = b"recoveries"
 RECOVERY_KEY: Final = b"last"
+CHANGE_KEY: Final = b"change"
+CHANGE_MARK_BYTES: Final = 16
 VERIFY_ATTEMPTS: Final = 3
 
 # How the file grows under small commits: looked at after so many, kept so far ahead of the data.
@@ -63,6 +65,7 @@ class _Evidence(NamedTuple):
     database: bytes
     key: bytes
     value: bytes | None  # None: the key was deleted
+    is_new_key: bool = False
 
 
 class _PageWalker(Protocol):
@@ -178,7 +181,7 @@ class WriteTransaction(ReadTransaction):
             raise StoreFormatError(
                 f"{database.decode()} already holds a key of those to append: its counter is behind its records."
             )
-        self.evidence = _Evidence(database, last_key, last_value)
+        self.evidence = _Evidence(database, last_key, last_value, is_new_key=True)
 
     def drop(self, database: bytes) -> None:
         """Remove the database with all its keys, if it exists.
@@ -382,6 +385,8 @@ class Engine:
             try:
                 result = apply(transaction)
                 if transaction.evidence is not None:
+                    if self._may_have_been_so(transaction.evidence):
+                        transaction.put(RECOVERY_DATABASE, CHANGE_KEY, os.urandom(CHANGE_MARK_BYTES))
                     self._grow_file_ahead()
                     self._commit(lmdb_transaction, transaction.evidence)
                     # Finding out an outcome may have reopened the environment, which ended the handles of the old one.
@@ -394,6 +399,16 @@ class Engine:
         if transaction.freed_pages:
             self._keep_file_whole()
         return result
+
+    def _may_have_been_so(self, evidence: _Evidence) -> bool:
+        """Tell whether the file may hold the evidence without the transaction: changes can undo each other."""
+        if evidence.is_new_key:
+            return False
+        handle = self.handles.get(evidence.database)
+        if handle is None:
+            return True  # only the transaction itself has it open
+        with self._env.begin() as before:
+            return before.get(evidence.key, db=handle) == evidence.value
 
     def _commit(self, lmdb_transaction: "lmdb.Transaction[bytes]", evidence: _Evidence) -> None:
         """Return if the transaction is durable: this is the line of the whole program after which it is."""

@@ -19,7 +19,7 @@ from streamstore import (
     StreamStore,
 )
 from streamstore.check import check_store
-from streamstore.engine import Engine, WriteTransaction, translate
+from streamstore.engine import Engine, ReadTransaction, WriteTransaction, translate
 from streamstore.folder import FolderLock
 from tests.children import code, command, next_line, run, started, tell
 
@@ -196,6 +196,52 @@ def test_a_commit_that_did_not_take_place_is_told_as_not_stored_even_if_another_
         with pytest.raises(StorageError, match="nothing was stored"):
             store.put_record(STREAM, b"ours", "key")
         assert datas(store) == [b"theirs"]
+
+
+def undo(transaction: WriteTransaction) -> None:
+    """Change the entry of the stream, and change it back."""
+    entry = transaction.get(b"streams", STREAM.encode()) or b""
+    transaction.put(b"streams", STREAM.encode(), b"other")
+    transaction.put(b"streams", STREAM.encode(), entry)
+
+
+def come_and_go(transaction: WriteTransaction) -> None:
+    """Create something, and delete it."""
+    transaction.put(b"streams", b"new", b"other")
+    transaction.delete(b"streams", b"new")
+
+
+@pytest.mark.parametrize("change_nothing", [undo, come_and_go])
+@pytest.mark.parametrize("commit", [fail, commit_and_fail])
+@pytest.mark.parametrize("seen_before", [False, True])
+def test_changes_that_undo_each_other_prove_nothing_of_the_record_beside_them(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change_nothing: Callable[[WriteTransaction], None],
+    commit: Commit,
+    seen_before: bool,
+) -> None:
+    """Requests of several callers share a commit: the last change may leave its key as it was before all of them."""
+
+    def put_and_change_nothing(transaction: WriteTransaction) -> None:
+        transaction.append(b"records/1/0", [(bytes(8), b"record")])
+        change_nothing(transaction)
+
+    def look(transaction: ReadTransaction) -> bytes | None:
+        return transaction.get(b"records/1/0", bytes(8))
+
+    with StreamStore(path) as store:
+        engine = engine_of(store)
+        if seen_before:
+            store.list_streams()
+        fail_next_commit(store, monkeypatch, commit)
+        if commit is fail:
+            with pytest.raises(StorageError, match="nothing was stored"):
+                engine.write(put_and_change_nothing)
+            assert engine.read(look) is None
+        else:
+            engine.write(put_and_change_nothing)
+            assert engine.read(look) == b"record"
 
 
 def test_while_the_file_cannot_be_reopened_nothing_is_acknowledged_and_then_writing_resumes(
