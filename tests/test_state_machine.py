@@ -277,6 +277,13 @@ class StoreAndOracle(RuleBasedStateMachine):
             failure,
         )
 
+    @rule(name=stream_names, milliseconds=st.sampled_from([3_599_997, 3_600_000, 3_600_001]))
+    def expire_and_increase_retention(self, name: str, milliseconds: int) -> None:
+        """What expires in between must not come back."""
+        self.decrease_retention(name, 1, None)
+        self.clock.advance(milliseconds)
+        self.increase_retention(name, 24, None)
+
     @rule(name=any_stream_names, tags=drawn_tags, failure=failures)
     def add_tags(self, name: str, tags: dict[str, str], failure: Moment | None) -> None:
         self.change(
