@@ -58,7 +58,8 @@ Tokens = tuple[str, str]
 
 def mostly(usual: st.SearchStrategy[T], *rare: T) -> st.SearchStrategy[T]:
     """Draw a rare value once in eight times: a run of which every step is refused tests nothing."""
-    return st.integers(0, 7).flatmap(lambda number: st.sampled_from(rare) if number == 0 else usual)
+    # Not 0, which Hypothesis draws far more often than its share, and shrinks to.
+    return st.integers(0, 7).flatmap(lambda number: st.sampled_from(rare) if number == 5 else usual)
 
 
 stream_names = mostly(st.sampled_from(["a", "clicks"]), "Z", "clicks-2", "x" * 128)
