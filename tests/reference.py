@@ -253,7 +253,8 @@ class ReferenceStore:
     ) -> model.UpdateStreamResult:
         self.check(stream_name=name)
         refuse_unless(count is None or 1 <= count <= 4_000, "shard_count", count)
-        self.check(retention_hours=hours or 1)
+        if hours is not None:
+            self.check(retention_hours=hours)
         self.check(write_quota_kb_per_sec=None if quota == "keep" else quota)
         stream = self.stream(name)
         refuse_unless(count is None or stream.mode == "PROVISIONED", "stream_name", name)
