@@ -12,8 +12,13 @@ named database           key                         payload
 ``counters``             stream number u32,          first sequence u64, next sequence u64, last arrival ms
                          shard index u32             u64, quota of bytes full at ns u64, of records u64
 ``records/<number>/<i>`` sequence u64                msgpack: [arrival ms, partition key, data]
+``idempotency_keys``     stream number u32, digest   shard index u32, sequence u64, sent ms u64
+``idempotency_times``    stream number u32, sent ms  not sealed, empty: the sent ms in ``idempotency_keys``
+                         u64, digest                 proves it
 ``recoveries``           ``last``                    not sealed: the engine's mark of its last recovery
 ======================== =========================== ===================================================
+
+The digest of an idempotency key is the BLAKE2b of 16 bytes of its UTF-8: a key of LMDB has 511 bytes at most.
 
 The address of a record is (stream number u32, shard index u32, sequence u64); of any other value, the name of
 its database, a slash, and its key. This module knows bytes, not operations, and never touches LMDB.
@@ -21,6 +26,7 @@ its database, a slash, and its key. This module knows bytes, not operations, and
 
 import struct
 from collections.abc import Callable, Iterable
+from hashlib import blake2b
 from typing import Final, cast
 from zlib import crc32
 
@@ -29,6 +35,7 @@ import msgpack
 from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 from streamstore.model import (
     STREAM_MODES,
+    FirstPut,
     HashKeyRange,
     Record,
     ShardCounter,
@@ -45,6 +52,8 @@ STORE_SECRET_BYTES: Final = 32
 FORMAT_DATABASE: Final = b"format"
 STREAMS_DATABASE: Final = b"streams"
 COUNTERS_DATABASE: Final = b"counters"
+IDEMPOTENCY_KEYS_DATABASE: Final = b"idempotency_keys"
+IDEMPOTENCY_TIMES_DATABASE: Final = b"idempotency_times"
 
 # Keys of the format database.
 VERSION_KEY: Final = b"version"  # int: FORMAT_VERSION
@@ -57,6 +66,11 @@ _CRC: Final = struct.Struct(">I")
 _SHARD_KEY: Final = struct.Struct(">II")
 _RECORD_KEY: Final = struct.Struct(">Q")
 _COUNTER: Final = struct.Struct(">QQQQQ")
+_STREAM_PREFIX: Final = struct.Struct(">I")
+_TIME_PREFIX: Final = struct.Struct(">IQ")
+_FIRST_PUT: Final = struct.Struct(">IQQ")
+_DIGEST_BYTES: Final = 16
+_TIME_MS_MAX: Final = 2**64 - 1
 _HASH_KEY_BYTES: Final = 16
 _FIRST_FIELDS: Final = 5
 _FIRST_SETTINGS: Final[list[object]] = [False, "PROVISIONED", IDEMPOTENCY_WINDOW_MS_DEFAULT, [], []]
@@ -189,6 +203,47 @@ def decode_counter(stream_number: StreamNumber, shard_index: int, value: bytes) 
     if len(payload) != _COUNTER.size:
         raise DamagedValueError(f"a counter has {len(payload)} bytes")
     return ShardCounter(*_COUNTER.unpack(payload))
+
+
+def idempotency_key_key(stream_number: StreamNumber, idempotency_key: str) -> bytes:
+    digest = blake2b(idempotency_key.encode(), digest_size=_DIGEST_BYTES, usedforsecurity=False).digest()
+    return _STREAM_PREFIX.pack(stream_number) + digest
+
+
+def idempotency_time_key(key: bytes, sent_ms: int) -> bytes:
+    """Return the key in the database of times for one in the database of idempotency keys."""
+    return key[: _STREAM_PREFIX.size] + sent_ms.to_bytes(8, "big") + key[_STREAM_PREFIX.size :]
+
+
+def split_idempotency_time_key(time_key: bytes) -> tuple[bytes, int]:
+    """Return the key in the database of idempotency keys, and the sent ms."""
+    number, sent_ms = time_key[: _STREAM_PREFIX.size], time_key[_STREAM_PREFIX.size : _TIME_PREFIX.size]
+    return number + time_key[_TIME_PREFIX.size :], int.from_bytes(sent_ms, "big")
+
+
+def idempotency_start(stream_number: int, first_sent_ms: int | None = None) -> bytes:
+    """Return what comes in front of a stream's keys, or of its times from ``first_sent_ms`` on, and behind all others.
+
+    Times that no clock shows stand for the first or the last that it could.
+    """
+    if first_sent_ms is None:
+        return _STREAM_PREFIX.pack(stream_number)
+    return _TIME_PREFIX.pack(stream_number, min(max(first_sent_ms, 0), _TIME_MS_MAX))
+
+
+def stream_number_of_idempotency_key(key: bytes) -> StreamNumber:
+    return StreamNumber(int.from_bytes(key[: _STREAM_PREFIX.size], "big"))
+
+
+def encode_first_put(key: bytes, put: FirstPut) -> bytes:
+    return _seal(_address(IDEMPOTENCY_KEYS_DATABASE, key), _FIRST_PUT.pack(*put))
+
+
+def decode_first_put(key: bytes, value: bytes) -> FirstPut:
+    payload = _unseal(_address(IDEMPOTENCY_KEYS_DATABASE, key), value)
+    if len(payload) != _FIRST_PUT.size:
+        raise DamagedValueError(f"a first put has {len(payload)} bytes")
+    return FirstPut(*_FIRST_PUT.unpack(payload))
 
 
 class RecordFormat:

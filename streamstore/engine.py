@@ -154,16 +154,21 @@ class WriteTransaction(ReadTransaction):
             self.evidence = _Evidence(database, key, None)
             self.freed_pages = True
 
-    def delete_before(self, database: bytes, key: bytes) -> None:
-        """Delete every key in front of ``key``."""
+    def delete_before(self, database: bytes, key: bytes, *, start: bytes = b"") -> None:
+        """Delete every key at or after ``start`` and in front of ``key``."""
         handle = self._handle(database)
         if handle is not None:
             with self._transaction.cursor(handle) as cursor:
-                found = cursor.first()
+                found = cursor.set_range(start)
                 while found and cursor.key() < key:
                     cursor.delete()
                     found = cursor.key() != b""  # it stands on the next key, or behind the last
             self.freed_pages = True
+
+    def put_all(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
+        with self._transaction.cursor(self._created(database)) as cursor:
+            cursor.putmulti(items)
+        self.evidence = _Evidence(database, *items[-1])
 
     def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
         """Add items whose keys are greater than all in the database, in rising order."""

@@ -41,6 +41,7 @@ from streamstore.errors import (
     ResourceNotFoundException,
     StoreFormatError,
 )
+from streamstore.idempotency import clear_idempotency_keys
 from streamstore.limits import SHARDS_PER_STORE_MAX
 from streamstore.model import ShardCounter, StoredShard, StoredStream, StreamNumber, StreamSettings
 from streamstore.routing import ShardRouter, slice_hash_keys
@@ -221,6 +222,7 @@ def create_stream(transaction: WriteTransaction, settings: StreamSettings, *, no
 def delete_stream(transaction: WriteTransaction, stream: StoredStream) -> None:
     for shard_index in stream.shards:
         drop_shard(transaction, stream.number, shard_index)
+    clear_idempotency_keys(transaction, stream.number)
     transaction.delete(STREAMS_DATABASE, stream_key(stream.name))
 
 
