@@ -15,7 +15,7 @@ named database           key                         payload
 ``idempotency_keys``     stream number u32, digest   shard index u32, sequence u64, sent ms u64
 ``idempotency_times``    stream number u32, sent ms  not sealed, empty: the sent ms in ``idempotency_keys``
                          u64, digest                 proves it
-``recoveries``           ``last``                    not sealed: the engine's mark of its last recovery
+``recoveries``           ``last``                    not sealed: the engine's mark that it committed
 ======================== =========================== ===================================================
 
 The digest of an idempotency key is the BLAKE2b of 16 bytes of its UTF-8: a key of LMDB has 511 bytes at most.

@@ -170,6 +170,14 @@ class WriteTransaction(ReadTransaction):
             cursor.putmulti(items)
         self.evidence = _Evidence(database, *items[-1])
 
+    def commit_anyway(self) -> None:
+        """Have this transaction committed though it changes nothing, so that what it saw is on disk behind it.
+
+        A process that was killed in a commit may have left its last pages in the page cache only.
+        """
+        if self.evidence is None:
+            self.put(RECOVERY_DATABASE, RECOVERY_KEY, f"{self._transaction.id()} of {os.getpid()}".encode())
+
     def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
         """Add items whose keys are greater than all in the database, in rising order."""
         handle = self._created(database)

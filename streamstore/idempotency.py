@@ -45,7 +45,7 @@ class StreamKeys:
         self._loaded: dict[str, FirstPut | None] = {}
         self._added: dict[str, FirstPut] = {}
         self._outdated: list[bytes] = []
-        self._repeated: tuple[str, FirstPut] | None = None
+        self._repeated = False
         self._last_sent_ms: int | None = None
 
     def load(self, key: str) -> FirstPut | None:
@@ -60,7 +60,7 @@ class StreamKeys:
         put = self.load(key)
         if put is None or abs(now_ms - put.sent_ms) >= self._stream.idempotency_window_ms:
             return None
-        self._repeated = key, put
+        self._repeated = True
         return put
 
     def add(self, key: str, put: FirstPut) -> None:
@@ -81,14 +81,12 @@ class StreamKeys:
         for time_key in self._outdated:
             self._transaction.delete(IDEMPOTENCY_TIMES_DATABASE, time_key)
         if self._added:
-            self._save(self._added)
-        elif self._repeated is not None and self._transaction.evidence is None:
-            # Written again as it was, for the sake of the commit: a process that was killed may have left the first
-            # one in the page cache only, and nobody is told that a record is stored before it is on disk.
-            self._save(dict([self._repeated]))
+            self._save_added()
+        if self._repeated:
+            self._transaction.commit_anyway()  # nobody is told that a record is stored before it is on disk
 
-    def _save(self, puts: dict[str, FirstPut]) -> None:
-        items = sorted((idempotency_key_key(self._stream.number, key), put) for key, put in puts.items())
+    def _save_added(self) -> None:
+        items = sorted((idempotency_key_key(self._stream.number, key), put) for key, put in self._added.items())
         times = sorted((idempotency_time_key(key, put.sent_ms), b"") for key, put in items)
         self._transaction.put_all(IDEMPOTENCY_TIMES_DATABASE, times)
         self._transaction.put_all(IDEMPOTENCY_KEYS_DATABASE, [(key, encode_first_put(key, put)) for key, put in items])

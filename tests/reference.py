@@ -14,6 +14,7 @@ RULES: dict[str, re.Pattern[str] | range | tuple[object, ...]] = {
     "stream_name": re.compile("[a-zA-Z]([a-zA-Z0-9-]{0,126}[a-zA-Z0-9])?"),
     "partition_key": re.compile(".{1,256}", re.DOTALL),
     "shard_id": re.compile("[a-zA-Z0-9_.-]{1,128}"),
+    "idempotency_key": re.compile(".{1,128}", re.DOTALL),  # or None, whose text passes
     "data": range(2**20 + 1),  # its length
     "shard_count": range(1, 10**9),
     "retention_hours": range(1, 25),
@@ -22,45 +23,109 @@ RULES: dict[str, re.Pattern[str] | range | tuple[object, ...]] = {
     "max_results": range(1, 10_001),
     "shard_iterator_type": ("AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"),
 }
-Entry = tuple[bytes, str, str | None]
+SHARD_ARGUMENTS = ("shard_to_split", "shard_to_merge", "adjacent_shard_to_merge")
+RULES.update(dict.fromkeys(SHARD_ARGUMENTS, RULES["shard_id"]), target_shard_count=range(1, 4_001))
+GONE = model.Record("0", "", b"", -(10**15))  # a place in a shard whose record was trimmed
+Entry = tuple[bytes, str, str | None, str | None]
+WINDOW_MS = 300_000
 LARGEST_DEBT_NS = 9_007_812_501  # one second, and 1 MiB with the longest key at 128 KB/s
 
 
 class ShardState:
-    def __init__(self) -> None:
-        self.records: list[model.Record] = []
+    """``start`` is the number of its first record ever; ``closed_ms`` is None while it is open."""
+
+    def __init__(
+        self, index: int, low: int, high: int, created_ms: int, parents: "tuple[ShardState, ...]" = ()
+    ) -> None:
+        self.index, self.keys, self.parents, self.created_ms = index, model.HashKeyRange(low, high), parents, created_ms
+        self.start = max((parent.ending() + 1 for parent in parents), default=0)
+        self.last_arrival_ms: int = max((parent.last_arrival_ms for parent in parents), default=0)
+        self.closed_ms: int | None = None
+        self.records: list[model.Record] = []  # all there ever were, the expired too
         self.full_at_ns = [0, 0]  # the quotas of bytes and of records
+
+    def ending(self) -> int:
+        return self.start + max(len(self.records) - 1, 0)
+
+    def close(self, now_ms: int) -> int:
+        self.closed_ms = max(now_ms, self.created_ms, self.last_arrival_ms)
+        return self.closed_ms
 
 
 class StreamState:
     def __init__(self, creation_ms: int, retention_hours: int, write_quota: int | None, shard_count: int) -> None:
         self.created = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=creation_ms)
         self.retention_hours, self.write_quota = retention_hours, write_quota
-        self.shards = [ShardState() for _ in range(shard_count)]
+        ranges = list(zip(slices(shard_count), [*slices(shard_count)[1:], 2**128], strict=True))
+        self.shards = [ShardState(index, low, stop - 1, creation_ms) for index, (low, stop) in enumerate(ranges)]
+        self.dropped = list[ShardState]()
+        self.first_puts: dict[str, tuple[model.PutRecordResult, int]] = {}  # of each idempotency key, and when
 
-    def show(self, first: int, count: int) -> tuple[model.Shard, ...]:
-        width = (2**128 - 1) // len(self.shards)
-        ends = [index * width - 1 for index in range(1, len(self.shards))] + [2**128 - 1]
-        ranges = [model.HashKeyRange(index * width, end) for index, end in enumerate(ends)]
-        shards = [model.Shard(shard_name(i), r, model.SequenceNumberRange("0")) for i, r in enumerate(ranges)]
-        return tuple(shards[first : first + count])
+    def open_shards(self) -> list[ShardState]:
+        open_shards = [shard for shard in self.shards if shard.closed_ms is None]
+        return sorted(open_shards, key=lambda shard: shard.keys.starting_hash_key)
 
-    def index_at(self, hash_key: int) -> int:
-        return min(hash_key // ((2**128 - 1) // len(self.shards)), len(self.shards) - 1)
+    def visible(self, now_ms: int) -> list[ShardState]:
+        since_ms = self.horizon(now_ms)
+        return [shard for shard in self.shards if shard.closed_ms is None or shard.closed_ms >= since_ms]
 
-    def index_of(self, shard_id: str) -> int:
-        names = [shard_name(index) for index in range(len(self.shards))]
-        if shard_id not in names:
+    def horizon(self, now_ms: int) -> int:
+        return now_ms - self.retention_hours * 3_600_000
+
+    def alive(self, shard: ShardState, now_ms: int) -> list[model.Record]:
+        return [record for record in shard.records if record.arrival_ms >= self.horizon(now_ms)]
+
+    def show(self, shard: ShardState, now_ms: int) -> model.Shard:
+        alive = self.alive(shard, now_ms)
+        start = int(alive[0].sequence_number) if alive else shard.start + len(shard.records)
+        numbers = model.SequenceNumberRange(str(start))
+        if shard.closed_ms is not None:
+            numbers = model.SequenceNumberRange(str(min(start, shard.ending())), str(shard.ending()))
+        parents = [*(shard_name(parent.index) for parent in shard.parents), None, None]
+        return model.Shard(shard_name(shard.index), shard.keys, numbers, parents[0], parents[1])
+
+    def at(self, hash_key: int) -> ShardState:
+        return next(shard for shard in self.open_shards() if hash_key in shard.keys)
+
+    def named(self, shard_id: str, now_ms: int) -> ShardState:
+        found = [shard for shard in self.visible(now_ms) if shard_name(shard.index) == shard_id]
+        if not found:
             raise errors.ResourceNotFoundException(resource=shard_id, remedy="")
-        return names.index(shard_id)
+        return found[0]
+
+    def add(self, low: int, high: int, created_ms: int, *parents: ShardState) -> ShardState:
+        index = 1 + max(shard.index for shard in (*self.shards, *self.dropped))
+        self.shards.append(ShardState(index, low, high, created_ms, parents))
+        return self.shards[-1]
+
+    def split(self, shard: ShardState, at: int, now_ms: int) -> list[ShardState]:
+        closed_ms = shard.close(now_ms)
+        ends = [(shard.keys.starting_hash_key, at - 1), (at, shard.keys.ending_hash_key)]
+        return [self.add(low, high, closed_ms, shard) for low, high in ends]
+
+    def merge(self, left: ShardState, right: ShardState, now_ms: int) -> ShardState:
+        closed_ms = max(left.close(now_ms), right.close(now_ms))
+        return self.add(left.keys.starting_hash_key, right.keys.ending_hash_key, closed_ms, left, right)
+
+    def first_put(self, once: str | None, now_ms: int) -> model.PutRecordResult | None:
+        self.forget(now_ms) if once is not None else None
+        return self.first_puts[once][0] if once in self.first_puts else None
+
+    def forget(self, now_ms: int) -> None:
+        remembered = [item for item in self.first_puts.items() if abs(now_ms - item[1][1]) < WINDOW_MS]
+        self.first_puts = dict(remembered)
+
+    def drop_expired(self, now_ms: int) -> None:
+        self.dropped += [shard for shard in self.shards if shard not in self.visible(now_ms)]
+        self.shards = self.visible(now_ms)
 
 
 class ReferenceStore:
     def __init__(self, clock: Callable[[], int]) -> None:
         self.clock = clock
         self.streams: dict[str, StreamState] = {}
-        self.places: dict[str, tuple[StreamState, int, int, int, int]] = {}  # index, sequence, not before, created
-        self.pages: dict[str, tuple[str, StreamState, int, int]] = {}  # first index, created
+        self.places: dict[str, tuple[StreamState, ShardState, int, int, int]] = {}  # sequence, not before, created
+        self.pages: dict[str, tuple[str, StreamState, int, int]] = {}  # behind index, created
 
     def create_stream(self, name: str, *, shard_count: int, retention_hours: int, write_quota: int | None) -> None:
         check(stream_name=name, shard_count=shard_count, retention_hours=retention_hours)
@@ -83,49 +148,112 @@ class ReferenceStore:
     def describe_stream(self, name: str, *, limit: int, after: str | None) -> model.StreamDescription:
         check(stream_name=name, limit=limit)
         stream = self.stream(name)
-        first = 0 if after is None else stream.index_of(after) + 1
-        quota, shards, more = stream.write_quota, stream.show(first, limit), first + limit < len(stream.shards)
-        return model.StreamDescription(name, "ACTIVE", stream.created, stream.retention_hours, quota, shards, more)
+        shards = self.behind(stream, -1 if after is None else stream.named(after, self.clock()).index)
+        quota, hours, more = stream.write_quota, stream.retention_hours, len(shards) > limit
+        return model.StreamDescription(name, "ACTIVE", stream.created, hours, quota, tuple(shards[:limit]), more)
 
     def list_shards(self, name: str, *, max_results: int, token: str | None = None) -> model.ListShardsResult:
         check(max_results=max_results)
-        first = 0
+        after = -1
         if token is not None:
             refuse_unless(token in self.pages, "next_token", token)
-            name, then, first, created_ms = self.pages[token]
+            name, then, after, created_ms = self.pages[token]
             if not -10_000 <= self.clock() - created_ms < 300_000:
                 raise errors.ExpiredNextTokenException("")
             refuse_unless(self.stream(name) is then, "next_token", token)
-        stream, stop, next_token = self.stream(name), first + max_results, f"page {len(self.pages)}"
-        self.pages[next_token] = (name, stream, stop, self.clock())
-        return model.ListShardsResult(
-            stream.show(first, max_results), next_token if stop < len(stream.shards) else None
-        )
+        shards = self.behind(self.stream(name), after)
+        if len(shards) <= max_results:
+            return model.ListShardsResult(tuple(shards), None)
+        last = self.stream(name).named(shards[max_results - 1].shard_id, self.clock()).index
+        self.pages[f"page {len(self.pages)}"] = (name, self.stream(name), last, self.clock())
+        return model.ListShardsResult(tuple(shards[:max_results]), f"page {len(self.pages) - 1}")
+
+    def behind(self, stream: StreamState, index: int) -> list[model.Shard]:
+        return [stream.show(shard, self.clock()) for shard in stream.visible(self.clock()) if shard.index > index]
+
+    def split_shard(self, name: str, shard_id: str, hash_key: str) -> None:
+        check(stream_name=name, shard_to_split=shard_id)
+        at = hash_key_at("new_starting_hash_key", hash_key)
+        shard = self.stream(name).named(shard_id, self.clock())
+        refuse_unless(shard.closed_ms is None, "shard_to_split", shard_id)
+        inside = shard.keys.starting_hash_key < at <= shard.keys.ending_hash_key
+        refuse_unless(inside, "new_starting_hash_key", hash_key)
+        self.streams[name].split(shard, at, self.clock())
+        self.streams[name].drop_expired(self.clock())
+
+    def merge_shards(self, name: str, shard_id: str, adjacent_id: str) -> None:
+        check(stream_name=name, shard_to_merge=shard_id, adjacent_shard_to_merge=adjacent_id)
+        shard, adjacent = (self.stream(name).named(each, self.clock()) for each in (shard_id, adjacent_id))
+        refuse_unless(shard.closed_ms is None, "shard_to_merge", shard_id)
+        touching = shard.keys.ending_hash_key + 1 == adjacent.keys.starting_hash_key
+        refuse_unless(adjacent.closed_ms is None and touching, "adjacent_shard_to_merge", adjacent_id)
+        self.streams[name].merge(shard, adjacent, self.clock())
+        self.streams[name].drop_expired(self.clock())
+
+    def update_shard_count(self, name: str, target: int) -> model.UpdateShardCountResult:
+        """Cut the shards where the new ranges start, the middle first; join what lies in one, halves first."""
+        check(stream_name=name, target_shard_count=target)
+        stream, now_ms = self.stream(name), self.clock()
+        before, starts = stream.open_shards(), slices(target)
+
+        def cut(shard: ShardState) -> None:
+            inside = [at for at in starts if shard.keys.starting_hash_key < at <= shard.keys.ending_hash_key]
+            if inside:
+                for half in stream.split(shard, inside[len(inside) // 2], now_ms):
+                    cut(half)
+
+        def join(pieces: list[ShardState]) -> ShardState:
+            half = len(pieces) // 2
+            return stream.merge(join(pieces[:half]), join(pieces[half:]), now_ms) if half else pieces[0]
+
+        for shard in before:
+            cut(shard)
+        cuts = stream.open_shards()
+        for low, stop in zip(starts, [*starts[1:], 2**128], strict=True):
+            join([piece for piece in cuts if low <= piece.keys.starting_hash_key < stop])
+        stream.drop_expired(now_ms)
+        return model.UpdateShardCountResult(name, len(before), target)
+
+    def trim(self) -> None:
+        for stream in self.streams.values():
+            stream.forget(self.clock())
+            stream.drop_expired(self.clock())
+            for shard in stream.shards:
+                expired = len(shard.records) - len(stream.alive(shard, self.clock()))
+                shard.records[:expired] = [GONE] * expired
 
     def put_record(
-        self, name: str, data: bytes, key: str, *, explicit_hash_key: str | None, ordering: str | None
+        self,
+        name: str,
+        data: bytes,
+        key: str,
+        *,
+        explicit_hash_key: str | None,
+        ordering: str | None,
+        once: str | None,
     ) -> model.PutRecordResult:
         check(stream_name=name)
         hash_key = hash_key_of(data, key, explicit_hash_key)
         sequence = number("sequence_number_for_ordering", ordering or "0")
+        check(idempotency_key=once)
         stream = self.stream(name)
-        if ordering is not None:
-            passed = len(stream.shards[stream.index_at(hash_key)].records)
-            refuse_unless(sequence < passed, "sequence_number_for_ordering", ordering)
-        return self.append(stream, hash_key, data, key)
+        if ordering is not None and stream.first_put(once, self.clock()) is None:
+            shard = stream.at(hash_key)
+            refuse_unless(sequence < shard.start + len(shard.records), "sequence_number_for_ordering", ordering)
+        return self.append_once(stream, hash_key, data, key, once)
 
     def put_records(self, name: str, entries: list[Entry]) -> model.PutRecordsResult:
         check(stream_name=name)
         refuse_unless(0 < len(entries) <= 500, "records", None)
         hash_keys = [hash_key_of_entry(*entry) for entry in enumerate(entries)]
-        refuse_unless(sum(len(data) + len(key.encode()) for data, key, _ in entries) <= 5 * 2**20, "records", None)
+        refuse_unless(sum(len(data) + len(key.encode()) for data, key, _, _ in entries) <= 5 * 2**20, "records", None)
         stream, results, throttled = self.stream(name), list[model.PutRecordsResultEntry](), set[int]()
-        for (data, key, _), hash_key in zip(entries, hash_keys, strict=True):
-            index = stream.index_at(hash_key)
+        for (data, key, _, once), hash_key in zip(entries, hash_keys, strict=True):
+            index = stream.at(hash_key).index
             try:
-                if index in throttled:
+                if index in throttled and stream.first_put(once, self.clock()) is None:
                     raise errors.ProvisionedThroughputExceededException(stream_name="", shard_id="", retry_after_ms=0)
-                results.append(model.PutRecordsResultEntry(*self.append(stream, hash_key, data, key)[:2]))
+                results.append(model.PutRecordsResultEntry(*self.append_once(stream, hash_key, data, key, once)[:2]))
             except errors.ProvisionedThroughputExceededException as error:
                 throttled.add(index)
                 results.append(model.PutRecordsResultEntry(None, None, type(error).__name__, ""))
@@ -133,19 +261,27 @@ class ReferenceStore:
 
     def ingest(self, name: str, entries: list[Entry]) -> model.IngestResult:
         stream, shard_ids = self.stream(name), set[str]()
-        for index, (data, key, explicit_hash_key) in enumerate(entries):
-            hash_key = hash_key_of_entry(index, (data, key, explicit_hash_key))
-            shard_ids.add(self.append(stream, hash_key, data, key).shard_id)
-        return model.IngestResult(len(entries), sum(len(data) for data, _, _ in entries), frozenset(shard_ids))
+        for index, entry in enumerate(entries):
+            hash_key = hash_key_of_entry(index, entry)
+            shard_ids.add(self.append_once(stream, hash_key, entry[0], entry[1], entry[3]).shard_id)
+        return model.IngestResult(len(entries), sum(len(entry[0]) for entry in entries), frozenset(shard_ids))
+
+    def append_once(
+        self, stream: StreamState, hash_key: int, data: bytes, key: str, once: str | None
+    ) -> model.PutRecordResult:
+        first = stream.first_put(once, self.clock()) or self.append(stream, hash_key, data, key)
+        if once is not None:
+            stream.first_puts.setdefault(once, (first, self.clock()))
+        return first
 
     def append(self, stream: StreamState, hash_key: int, data: bytes, key: str) -> model.PutRecordResult:
-        index = stream.index_at(hash_key)
-        shard = stream.shards[index]
+        shard = stream.at(hash_key)
         if stream.write_quota is not None:
             charge(shard, len(data) + len(key.encode()), stream.write_quota, now_ns=self.clock() * 1_000_000)
-        arrival_ms = max([self.clock(), *(record.arrival_ms for record in shard.records[-1:])])
-        shard.records.append(model.Record(str(len(shard.records)), key, data, arrival_ms))
-        return model.PutRecordResult(shard_name(index), shard.records[-1].sequence_number)
+        shard.last_arrival_ms = max(self.clock(), shard.last_arrival_ms)
+        sequence_number = str(shard.start + len(shard.records))
+        shard.records.append(model.Record(sequence_number, key, data, shard.last_arrival_ms))
+        return model.PutRecordResult(shard_name(shard.index), sequence_number)
 
     def get_shard_iterator(self, name: str, shard_id: str, kind: str, start: str | None, time_s: float | None) -> str:
         check(stream_name=name, shard_id=shard_id, shard_iterator_type=kind)
@@ -154,30 +290,33 @@ class ReferenceStore:
         sequence = number("starting_sequence_number", start or "0") + (kind == "AFTER_SEQUENCE_NUMBER")
         not_before_ms = round((time_s or 0) * 1000)
         refuse_unless(0 <= not_before_ms <= self.clock() + 10_000, "timestamp", time_s)
-        index = self.stream(name).index_of(shard_id)
-        sequence = len(self.streams[name].shards[index].records) if kind == "LATEST" else sequence
-        return self.place(self.streams[name], index, sequence, not_before_ms)
+        shard = self.stream(name).named(shard_id, self.clock())
+        sequence = shard.start + len(shard.records) if kind == "LATEST" else sequence
+        return self.place(self.streams[name], shard, sequence, not_before_ms)
 
     def get_records(self, token: str, *, limit: int) -> model.GetRecordsResult:
         check(limit=limit)
         refuse_unless(token in self.places, "shard_iterator", token)
-        stream, index, sequence, not_before_ms, created_ms = self.places[token]
+        stream, shard, sequence, not_before_ms, created_ms = self.places[token]
         if not -10_000 <= self.clock() - created_ms < 300_000:
             raise errors.ExpiredIteratorException("")
-        if stream not in self.streams.values():
+        if stream not in self.streams.values() or shard not in stream.visible(self.clock()):
             raise errors.ResourceNotFoundException(resource=token, remedy="")
-        records = stream.shards[index].records
-        page = [record for record in records[sequence:] if record.arrival_ms >= not_before_ms][:limit]
+        alive = [record for record in stream.alive(shard, self.clock()) if int(record.sequence_number) >= sequence]
+        page = [record for record in alive if record.arrival_ms >= not_before_ms][:limit]
         while sum(len(record.data) + len(record.partition_key.encode()) for record in page) > 10 * 2**20:
             page.pop()
+        if shard.closed_ms is not None and (not page or page[-1] is alive[-1]):
+            return model.GetRecordsResult(page, None, 0, children_of(stream, shard))
         if not page:
-            return model.GetRecordsResult([], self.place(stream, index, sequence, not_before_ms), 0)
-        behind_ms = 0 if page[-1] is records[-1] else max(1, records[-1].arrival_ms - page[-1].arrival_ms)
-        return model.GetRecordsResult(page, self.place(stream, index, int(page[-1].sequence_number) + 1, 0), behind_ms)
+            return model.GetRecordsResult([], self.place(stream, shard, sequence, not_before_ms), 0)
+        behind_ms = 0 if page[-1] is alive[-1] else max(1, alive[-1].arrival_ms - page[-1].arrival_ms)
+        return model.GetRecordsResult(page, self.place(stream, shard, int(page[-1].sequence_number) + 1, 0), behind_ms)
 
     def read(self, name: str, shard_id: str, *, start: str) -> list[model.Record]:
         first, stream = number("starting_sequence_number", start), self.stream(name)
-        return stream.shards[stream.index_of(shard_id)].records[first:]
+        alive = stream.alive(stream.named(shard_id, self.clock()), self.clock())
+        return [record for record in alive if int(record.sequence_number) >= first]
 
     def stream(self, name: str) -> StreamState:
         check(stream_name=name)
@@ -185,8 +324,8 @@ class ReferenceStore:
             raise errors.ResourceNotFoundException(resource=name, remedy="")
         return self.streams[name]
 
-    def place(self, stream: StreamState, index: int, sequence: int, not_before_ms: int) -> str:
-        self.places[f"place {len(self.places)}"] = (stream, index, sequence, not_before_ms, self.clock())
+    def place(self, stream: StreamState, shard: ShardState, sequence: int, not_before_ms: int) -> str:
+        self.places[f"place {len(self.places)}"] = (stream, shard, sequence, not_before_ms, self.clock())
         return f"place {len(self.places) - 1}"
 
 
@@ -194,14 +333,20 @@ def hash_key_of(data: bytes, key: str, explicit_hash_key: str | None) -> int:
     check(data=len(data), partition_key=key)
     if explicit_hash_key is None:
         return int(hashlib.md5(key.encode()).hexdigest(), 16)
-    hash_key = number("explicit_hash_key", explicit_hash_key)
-    refuse_unless(hash_key < 2**128, "explicit_hash_key", explicit_hash_key)
+    return hash_key_at("explicit_hash_key", explicit_hash_key)
+
+
+def hash_key_at(argument: str, text: str) -> int:
+    hash_key = number(argument, text)
+    refuse_unless(hash_key < 2**128, argument, text)
     return hash_key
 
 
 def hash_key_of_entry(index: int, entry: Entry) -> int:
     try:
-        return hash_key_of(*entry)
+        hash_key = hash_key_of(*entry[:3])
+        check(idempotency_key=entry[3])
+        return hash_key
     except errors.InvalidArgumentException as refusal:
         argument = f"records[{index}].{refusal.argument}"
         raise errors.InvalidArgumentException(argument=argument, value=None, constraint="") from None
@@ -231,6 +376,17 @@ def number(argument: str, text: str) -> int:
 def refuse_unless(allowed: object, argument: str, value: object) -> None:
     if not allowed:
         raise errors.InvalidArgumentException(argument=argument, value=value, constraint="")
+
+
+def children_of(stream: StreamState, shard: ShardState) -> tuple[model.ChildShard, ...]:
+    children = [child for child in stream.shards if shard in child.parents]
+    names = [tuple(shard_name(parent.index) for parent in child.parents) for child in children]
+    pairs = zip(children, names, strict=True)
+    return tuple(model.ChildShard(shard_name(child.index), parents, child.keys) for child, parents in pairs)
+
+
+def slices(count: int) -> list[int]:
+    return [index * ((2**128 - 1) // count) for index in range(count)]
 
 
 def shard_name(index: int) -> str:

@@ -1,7 +1,7 @@
 """Pins format version 1: these bytes are on other people's disks. Never edit an expected value here.
 
-The literals were computed from the documented format with ``struct``, ``zlib.crc32``, ``blake2b`` and ``msgpack`` alone;
-the last test reads a whole store in that way.
+The literals were computed from the documented format with ``struct``, ``zlib.crc32``, ``blake2b`` and ``msgpack``
+alone; the last test reads a whole store in that way.
 """
 
 import struct

@@ -461,7 +461,7 @@ def test_a_repeated_put_waits_for_a_commit_of_its_own(stream: StreamStore) -> No
 
 
 def test_a_repeated_put_proves_nothing_for_its_neighbours(stream: StreamStore) -> None:
-    """What it writes is in the file already, so it is no evidence that a failed commit took place."""
+    """That the first answer is in the file is no evidence that a failed commit took place."""
     put(stream, "once")
     change = WaitingRequest(lambda appender: appender.flush().put(b"new", b"key", b"value"), payload_bytes=0)
     with held_commits() as held:

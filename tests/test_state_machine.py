@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -29,7 +30,16 @@ from hypothesis.stateful import (
 
 from streamstore import InvalidArgumentException, StoreFullError, StreamStoreError
 from streamstore.check import check_store
-from streamstore.model import IngestResult, PutRecordResult, PutRecordsResult, ShardIteratorType
+from streamstore.model import (
+    HashKeyRange,
+    IngestResult,
+    PutRecordResult,
+    PutRecordsResult,
+    SequenceNumberRange,
+    Shard,
+    ShardIteratorType,
+    TrimResult,
+)
 from tests.commits import WAIT_S, Moment, failing_commit
 from tests.conftest import Clock, open_store
 from tests.reference import Entry, ReferenceStore
@@ -46,7 +56,7 @@ def mostly(usual: st.SearchStrategy[T], *rare: T) -> st.SearchStrategy[T]:
 
 stream_names = mostly(st.sampled_from(["a", "clicks"]), "Z", "clicks-2", "x" * 128)
 any_stream_names = mostly(stream_names, "", "a\n", "1a", "a-", "a_b", "é", "x" * 129)
-shard_ids = mostly(st.sampled_from([f"shard-{index:06d}" for index in range(3)]), "shard-000003", "shard-0000001")
+shard_ids = mostly(st.sampled_from([f"shard-{index:06d}" for index in range(9)]), "shard-000099", "shard-0000001")
 partition_keys = mostly(
     st.sampled_from(["k", "a", "e", "user1"]) | st.text(st.characters(codec="utf-8"), min_size=1, max_size=8),
     "ключ",
@@ -63,6 +73,9 @@ hash_keys: st.SearchStrategy[str | None] = mostly(
 )
 sequence_numbers = mostly(st.integers(0, 12).map(str), str(2**64), "9" * 129, "01", "1" * 130)
 orderings: st.SearchStrategy[str | None] = st.none() | st.none() | sequence_numbers
+idempotency_keys: st.SearchStrategy[str | None] = mostly(
+    st.none() | st.sampled_from(["once", "twice"]), "\U0001f600" * 128, "", "k" * 129
+)
 limits = mostly(st.sampled_from([1, 2, 3, 10_000]), 0, 10_001)
 ITERATOR_TYPES: Final[list[ShardIteratorType]] = [
     "AT_SEQUENCE_NUMBER",
@@ -71,13 +84,21 @@ ITERATOR_TYPES: Final[list[ShardIteratorType]] = [
     "LATEST",
     "AT_TIMESTAMP",
 ]
-DrawnEntry = tuple[bytes | int, str, str | None]
-TOO_MANY: list[DrawnEntry] = [(b"", "k", None)] * 501
-TOO_LARGE: list[DrawnEntry] = [(1_048_576, "k", None)] * 5
+DrawnEntry = tuple[bytes | int, str, str | None, str | None]
+TOO_MANY: list[DrawnEntry] = [(b"", "k", None, None)] * 501
+TOO_LARGE: list[DrawnEntry] = [(1_048_576, "k", None, None)] * 5
 small_payloads: st.SearchStrategy[bytes | int] = mostly(st.binary(max_size=64), 100_000, 131_072, 200_000, 1_048_577)
-THROTTLED: list[DrawnEntry] = [(100_000, "k", None), (100_000, "k", None), (b"small", "k", None)]
+THROTTLED: list[DrawnEntry] = [
+    (100_000, "k", None, None),
+    (100_000, "k", None, "once"),
+    (b"small", "k", None, "twice"),
+    (b"small", "k", None, "once"),
+]
 drawn_entries: st.SearchStrategy[list[DrawnEntry]] = mostly(
-    st.lists(st.tuples(small_payloads, partition_keys, hash_keys), max_size=8), TOO_MANY, TOO_LARGE, THROTTLED
+    st.lists(st.tuples(small_payloads, partition_keys, hash_keys, idempotency_keys), max_size=8),
+    TOO_MANY,
+    TOO_LARGE,
+    THROTTLED,
 )
 failures: st.SearchStrategy[Moment | None] = mostly(st.none(), "before", "after")
 
@@ -102,7 +123,7 @@ def refused(error: StreamStoreError) -> Refused:
 
 
 def entries_of(drawn: list[DrawnEntry]) -> list[Entry]:
-    return [(bytes(payload), key, hash_key) for payload, key, hash_key in drawn]
+    return [(bytes(payload), key, hash_key, once) for payload, key, hash_key, once in drawn]
 
 
 class StoreAndOracle(RuleBasedStateMachine):
@@ -160,11 +181,60 @@ class StoreAndOracle(RuleBasedStateMachine):
         self.put_many(name, ["k"], 0)
 
     @rule(
+        name=any_stream_names,
+        pick=st.integers(0, 7),
+        wrong_id=mostly(st.none(), "shard-000000", "shard-000099", "s/"),
+        place=mostly(st.sampled_from([0.5, 1.0]), 0.0, 1.5),
+        failure=failures,
+    )
+    def split_shard(self, name: str, pick: int, wrong_id: str | None, place: float, failure: Moment | None) -> None:
+        """``place``: 0 is the shard's first hash key, which no split may have, 1 is its last."""
+        shard = self.open_shard(name, pick)
+        shard_id = wrong_id or shard.shard_id
+        low, high = shard.hash_key_range.starting_hash_key, shard.hash_key_range.ending_hash_key
+        hash_key = str(low + round((high - low) * Fraction(place)))
+        self.change(
+            lambda: self.store.split_shard(name, shard_id, hash_key),
+            lambda: self.oracle.split_shard(name, shard_id, hash_key),
+            failure,
+        )
+
+    @rule(
+        name=any_stream_names,
+        pick=st.integers(0, 7),
+        wrong_id=mostly(st.none(), "shard-000000", "shard-000099", "s/"),
+        failure=failures,
+    )
+    def merge_shards(self, name: str, pick: int, wrong_id: str | None, failure: Moment | None) -> None:
+        shard_id, adjacent_id = (self.open_shard(name, each).shard_id for each in (pick, pick + 1))
+        shard_id = wrong_id or shard_id
+        self.change(
+            lambda: self.store.merge_shards(name, shard_id, adjacent_id),
+            lambda: self.oracle.merge_shards(name, shard_id, adjacent_id),
+            failure,
+        )
+
+    @rule(name=any_stream_names, count=mostly(st.integers(1, 5), 0, 4_001), failure=failures)
+    def update_shard_count(self, name: str, count: int, failure: Moment | None) -> None:
+        self.change(
+            lambda: self.store.update_shard_count(name, count),
+            lambda: self.oracle.update_shard_count(name, count),
+            failure,
+        )
+
+    @rule()
+    def trim(self) -> None:
+        self.store.trim()
+        self.oracle.trim()
+        assert self.store.trim() == TrimResult(0, 0)
+
+    @rule(
         name=stream_names,
         payload=payloads,
         key=partition_keys,
         hash_key=hash_keys,
         ordering=orderings,
+        once=idempotency_keys,
         failure=failures,
     )
     def put_record(
@@ -174,15 +244,21 @@ class StoreAndOracle(RuleBasedStateMachine):
         key: str,
         hash_key: str | None,
         ordering: str | None,
+        once: str | None,
         failure: Moment | None,
     ) -> None:
         data = bytes(payload)
         self.last_put_ms = self.clock()
         self.change(
             lambda: self.store.put_record(
-                name, data, key, explicit_hash_key=hash_key, sequence_number_for_ordering=ordering
+                name,
+                data,
+                key,
+                explicit_hash_key=hash_key,
+                sequence_number_for_ordering=ordering,
+                idempotency_key=once,
             ),
-            lambda: self.oracle.put_record(name, data, key, explicit_hash_key=hash_key, ordering=ordering),
+            lambda: self.oracle.put_record(name, data, key, explicit_hash_key=hash_key, ordering=ordering, once=once),
             failure,
         )
 
@@ -193,7 +269,7 @@ class StoreAndOracle(RuleBasedStateMachine):
     )
     def put_many(self, name: str, keys: list[str], step_ms: int) -> None:
         for key in keys:
-            self.put_record(name, key.encode(), key, None, None, None)
+            self.put_record(name, key.encode(), key, None, None, None, None)
             self.clock.advance(step_ms)
 
     @rule(name=any_stream_names, drawn=drawn_entries, failure=failures)
@@ -223,8 +299,8 @@ class StoreAndOracle(RuleBasedStateMachine):
         if failure == "before":
             assert all(isinstance(result, Refused) for result in results)
             return
-        for (data, key, hash_key), result in zip(entries, results, strict=True):
-            put = partial(self.oracle.put_record, name, data, key, explicit_hash_key=hash_key, ordering=None)
+        for (data, key, hash_key, once), result in zip(entries, results, strict=True):
+            put = partial(self.oracle.put_record, name, data, key, explicit_hash_key=hash_key, ordering=None, once=once)
             assert result == outcome(put)
 
     @rule(name=any_stream_names, drawn=drawn_entries, failure=failures, good_commits=st.integers(0, 3))
@@ -302,12 +378,13 @@ class StoreAndOracle(RuleBasedStateMachine):
             lambda: self.oracle.read(name, shard_id, start=start)
         )
 
-    @rule(milliseconds=st.sampled_from([1, 10, 999, 1_000, 8_001, 299_999, 300_000]))
+    @rule(milliseconds=st.sampled_from([1, 10, 999, 1_000, 8_001, 299_999, 300_000, 3_599_997, 3_600_000, 86_400_000]))
     def let_time_pass(self, milliseconds: int) -> None:
         self.clock.advance(milliseconds)
 
     @rule(milliseconds=st.sampled_from([1, 500, 10_000, 10_001]))
     def set_the_clock_back(self, milliseconds: int) -> None:
+        self.trim()  # what had expired by now may be gone already, and must not come back on either side
         self.clock.advance(-milliseconds)
 
     @rule()
@@ -353,8 +430,10 @@ class StoreAndOracle(RuleBasedStateMachine):
             assert "before" not in failed
             assert result == outcome(expected)
 
-    def submit(self, name: str, data: bytes, key: str, hash_key: str | None) -> Future[PutRecordResult]:
-        return self.store.submit_record(name, data, key, explicit_hash_key=hash_key)
+    def submit(
+        self, name: str, data: bytes, key: str, hash_key: str | None, once: str | None
+    ) -> Future[PutRecordResult]:
+        return self.store.submit_record(name, data, key, explicit_hash_key=hash_key, idempotency_key=once)
 
     def page_at(self, tokens: Tokens, limit: int) -> list[Tokens]:
         real = outcome(lambda: self.store.get_records(tokens[0], limit=limit))
@@ -362,10 +441,19 @@ class StoreAndOracle(RuleBasedStateMachine):
         if isinstance(real, Refused) or isinstance(expected, Refused):
             assert real == expected
             return []
-        assert real.next_shard_iterator is not None
-        assert expected.next_shard_iterator is not None
         assert replace(real, next_shard_iterator=None) == replace(expected, next_shard_iterator=None)
+        assert (real.next_shard_iterator is None) == (expected.next_shard_iterator is None) == bool(real.child_shards)
+        if not real.next_shard_iterator or not expected.next_shard_iterator:
+            return []
         return [(real.next_shard_iterator, expected.next_shard_iterator)]
+
+    def open_shard(self, name: str, pick: int) -> Shard:
+        """Return one of the stream's open shards; of a stream that does not exist, the whole range."""
+        if name not in self.oracle.streams:
+            return Shard("shard-000000", HashKeyRange(0, 2**128 - 1), SequenceNumberRange("0"))
+        stream = self.oracle.streams[name]
+        shards = stream.open_shards()
+        return stream.show(shards[pick % len(shards)], self.clock())
 
     def list_shards_from(self, name: str | None, tokens: Tokens | None, max_results: int) -> "MultipleResults[Tokens]":
         real_token, expected_token = tokens or (None, None)
