@@ -318,6 +318,18 @@ def test_no_commit_deletes_more_than_a_bite(stream: StreamStore, clock: Clock) -
     assert remembered(stream.path) == (left, left)
 
 
+def test_a_key_put_again_before_its_old_time_is_deleted_has_the_new_time_only(
+    stream: StreamStore, clock: Clock
+) -> None:
+    stream.put_records("s", [(b"", "k", None, str(number)) for number in range(500)])
+    clock.advance(WINDOW_MS)
+    assert [put(stream, str(number)).sequence_number for number in range(3)] == ["500", "501", "502"]
+    stream.trim()
+    assert [put(stream, str(number)).sequence_number for number in range(3)] == ["500", "501", "502"]
+    stream.close()
+    assert remembered(stream.path) == (3, 3)
+
+
 def test_expired_keys_run_out_while_new_ones_are_put(store: StreamStore, clock: Clock) -> None:
     store.create_stream("s", idempotency_window_seconds=1)
     for number in range(300):

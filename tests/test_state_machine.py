@@ -272,6 +272,12 @@ class StoreAndOracle(RuleBasedStateMachine):
             self.put_record(name, key.encode(), key, None, None, None, None)
             self.clock.advance(step_ms)
 
+    @rule(name=stream_names, after_ms=st.sampled_from([0, 299_999, 300_000, -299_999, -300_000]))
+    def put_once_and_again(self, name: str, after_ms: int) -> None:
+        self.put_record(name, b"first", "k", None, None, "once", None)
+        self.clock.advance(after_ms)
+        self.put_record(name, b"second", "a", None, None, "once", None)
+
     @rule(name=any_stream_names, drawn=drawn_entries, failure=failures)
     def put_records(self, name: str, drawn: list[DrawnEntry], failure: Moment | None) -> None:
         entries = entries_of(drawn)
