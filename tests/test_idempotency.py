@@ -27,11 +27,12 @@ from streamstore.disk_format import (
     IDEMPOTENCY_TIMES_DATABASE,
     idempotency_key_key,
 )
-from streamstore.engine import NAMED_DATABASES_MAX, Engine, ReadTransaction
+from streamstore.engine import LMDB_LIB_VERSION, NAMED_DATABASES_MAX, Engine, ReadTransaction
 from streamstore.idempotency import FORGET_KEYS_MIN, FORGET_KEYS_PER_KEY
 from streamstore.limits import SHARDS_PER_STORE_MAX
 from streamstore.model import EntryLike, StreamNumber, TrimResult
 from streamstore.writer import WaitingRequest
+from tests.children import code, run
 from tests.commits import WAIT_S, Moment, failing_commit, held_commits, in_thread, last_commit
 from tests.conftest import Clock, open_store
 from tests.damage import behind_the_back_of
@@ -392,6 +393,22 @@ def test_a_key_is_remembered_across_reopening(store_path: Path, clock: Clock) ->
                 store.create_stream("s")
             assert put(store, "once") == FIRST
     assert check_store(store_path) == []
+
+
+def test_a_key_is_remembered_by_every_process_that_has_the_store_open(stream: StreamStore) -> None:
+    put_there = code(
+        "import sys; from streamstore import StreamStore, engine\n"
+        "engine.LMDB_LIB_VERSION = int(sys.argv[3])\n"
+        "with StreamStore(sys.argv[1], sync='off', clock=lambda: int(sys.argv[2])) as store:\n"
+        "    for key in sys.argv[4:]: print(store.put_record('s', b'there', 'k', idempotency_key=key).sequence_number)",
+        stream.path,
+        1_700_000_000_000,
+        LMDB_LIB_VERSION,
+    )
+    assert put(stream, "here") == FIRST
+    assert run([*put_there, "here", "there"]).split() == ["0", "1"]
+    assert put(stream, "there") == PutRecordResult(SHARD, "1")
+    assert stored(stream) == [b"data", b"there"]
 
 
 def test_a_key_answers_with_the_parent_shard_after_a_reshard(stream: StreamStore) -> None:
