@@ -9,12 +9,19 @@ from typing import Final
 
 import lmdb
 
+from streamstore.disk_format import CRC_MODULE
 from streamstore.folder import filesystem_of
 
 __all__ = ["MEMORY_FILESYSTEMS", "describe_machine", "describe_versions", "filesystem_under"]
 
 MEMORY_FILESYSTEMS: Final = ("tmpfs", "ramfs")
-PACKAGES: Final = {"lmdb": "py-lmdb", "msgpack": "msgpack", "rocksdict": "rocksdict", "persist-queue": "persist-queue"}
+PACKAGES: Final = {
+    "lmdb": "py-lmdb",
+    "msgpack": "msgpack",
+    "isal": "isal",
+    "rocksdict": "rocksdict",
+    "persist-queue": "persist-queue",
+}
 
 
 def filesystem_under(folder: Path) -> str:
@@ -39,6 +46,7 @@ def describe_versions() -> dict[str, str]:
             versions[shown] = version(package)
         except PackageNotFoundError:
             versions[shown] = "not installed"
+    versions["CRC-32 by"] = CRC_MODULE
     return versions
 
 

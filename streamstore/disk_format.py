@@ -1,4 +1,4 @@
-"""What bytes mean: every key and value in the file. The sole importer of msgpack.
+"""What bytes mean: every key and value in the file. The sole importer of msgpack, and of isal if that is installed.
 
 Format version 1, all integers big-endian. Every value is *sealed*: four bytes of CRC-32 over (address,
 payload), then the payload. The address is not stored; it is where the value belongs, so a value that turns up
@@ -28,7 +28,6 @@ import struct
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Final, cast
-from zlib import crc32
 
 import msgpack
 
@@ -45,6 +44,12 @@ from streamstore.model import (
     StreamNumber,
     new_named_tuple,
 )
+
+# The same function, so the same bytes on disk: five times as fast for a record of 1 KB. The extra "fast" brings it.
+try:
+    from isal.isal_zlib import crc32
+except ImportError:
+    from zlib import crc32
 
 FORMAT_VERSION: Final = 1
 STORE_SECRET_BYTES: Final = 32
@@ -77,6 +82,7 @@ _FIRST_SETTINGS: Final[list[object]] = [False, "PROVISIONED", IDEMPOTENCY_WINDOW
 # Whatever it returns is proven by what is done with it.
 _unpack_fields: Final = cast(Callable[[bytes], Iterable[object]], msgpack.unpackb)
 _CRC_BYTES: Final = _CRC.size
+CRC_MODULE: Final = crc32.__module__  # "isal.isal_zlib" or "zlib": for who measures
 
 
 class DamagedValueError(ValueError):

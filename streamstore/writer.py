@@ -19,6 +19,7 @@ from streamstore.engine import Engine, RepairNeededError, WriteTransaction
 from streamstore.errors import OutcomeUnknownError, StorageError, StoreClosedError, StreamStoreError
 from streamstore.limits import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX
 from streamstore.process import NESTED_CALL
+from streamstore.receipt import Receipt
 from streamstore.shards import ShardAppender
 
 __all__ = ["Change", "FutureRequest", "Request", "WaitingRequest", "WakeUps", "Writer"]
@@ -123,13 +124,6 @@ class ChainedRequest(WaitingRequest[T_co]):
                 successor.answer({})
 
 
-class _Receipt(Future[T]):
-    """The future of a request, which cannot be taken back."""
-
-    def cancel(self) -> bool:
-        return False
-
-
 class FutureRequest(Request[T_co]):
     """A future waits for it. What is on its way like this is bounded by the writer's window."""
 
@@ -137,14 +131,14 @@ class FutureRequest(Request[T_co]):
 
     def __init__(self, change: Change[T_co], payload_bytes: int, window: "_Window") -> None:
         super().__init__(change, payload_bytes)
-        self.future: Future[T_co] = _Receipt()
+        self.future: Receipt[T_co] = Receipt()
         self.is_inside = False
         self._window = window
 
     def answer(self, wake_ups: WakeUps) -> None:
         try:
             if self.error is None:
-                self.future.set_result(self.result)
+                self.future.settle(self.result)
             else:
                 self.future.set_exception(self.error)
         except BaseException:  # of a callback that wants to end the thread, or of a future that somebody else has set

@@ -20,6 +20,7 @@ from benchmarks.measure import Measurement
 from benchmarks.payloads import WrongDataError, check_payloads, make_payloads
 from benchmarks.plot import to_svg
 from benchmarks.trials import THREADS, in_threads, one_by_one, puts
+from streamstore.disk_format import CRC_MODULE
 
 FEW_RECORDS = 4
 PUT_RECORD = CASES[0]
@@ -240,6 +241,7 @@ def test_the_json_holds_every_figure(run: Run, tmp_path: Path) -> None:
     written = json.loads(results.read_text())
     assert {"processor", "CPUs", "filesystem"} <= written["machine"].keys()
     assert {"Python", "SQLite", "LMDB", "py-lmdb", "rocksdict"} <= written["versions"].keys()
+    assert written["versions"]["CRC-32 by"] == CRC_MODULE
     cases = [case for case in CASES if case.name in ("put_record", "put_in_large_store")]
     assert [case["name"] for case in written["cases"]] == [case.name for case in cases]
     for case, found in zip(cases, written["cases"], strict=True):

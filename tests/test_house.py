@@ -7,6 +7,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,8 @@ MAY_IMPORT = {
     "retention": FOUNDATIONS | {"disk_format", "engine", "streams", "reading"},
     "shards": FOUNDATIONS | {"disk_format", "engine", "idempotency", "streams", "retention"},
     "reshard": FOUNDATIONS | {"routing", "engine", "streams"},
-    "writer": FOUNDATIONS | ENGINE_ROOMS | {"shards"},
+    "receipt": set[str](),
+    "writer": FOUNDATIONS | ENGINE_ROOMS | {"receipt", "shards"},
     "check": FOUNDATIONS | IN_A_TRANSACTION | {"disk_format", "engine"},
     "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
     "opened": FOUNDATIONS | {"validate", "streams", "shards", "engine", "writer"},
@@ -48,7 +50,8 @@ MAY_IMPORT = {
     "aio": FOUNDATIONS | {"opened", "store", "writer"},
     "__init__": {"errors", "model", "store", "aio"},
 }
-MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack"}}
+MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack", "isal"}}
+INSTALLED_WITH_THE_CORE = {"lmdb", "msgpack"}
 CLI_MAY_IMPORT_FROM_OUTSIDE = {"typer", "rich"}
 
 CLOCKS = {
@@ -109,6 +112,17 @@ def imported_from_outside(module: ast.Module) -> set[str]:
     return tops - set(sys.stdlib_module_names) - {"streamstore"}
 
 
+def imported_if_installed(module: ast.Module) -> set[str]:
+    """Return what is imported from outside inside a try that goes on without it."""
+    tries = [node for node in ast.walk(module) if isinstance(node, ast.Try)]
+    return {
+        name
+        for node in tries
+        if any(isinstance(handler.type, ast.Name) and handler.type.id == "ImportError" for handler in node.handlers)
+        for name in imported_from_outside(ast.Module(body=node.body, type_ignores=[]))
+    }
+
+
 def clocks_read(module: ast.Module) -> set[str]:
     names = {
         f"{node.value.id}.{node.attr}"
@@ -142,8 +156,19 @@ def test_no_room_imports_through_a_wall(source: Source) -> None:
 
 
 @pytest.mark.parametrize("source", CORE, ids=name_of)
-def test_only_the_engine_imports_lmdb_and_only_the_format_msgpack(source: Source) -> None:
+def test_only_the_engine_imports_lmdb_and_only_the_format_msgpack_and_isal(source: Source) -> None:
     assert imported_from_outside(source[1]) - MAY_IMPORT_FROM_OUTSIDE.get(room_of(source), set()) == set()
+
+
+def test_the_core_installs_lmdb_and_msgpack_and_nothing_else() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {re.split(r"[^a-z]", package)[0] for package in project["dependencies"]} == INSTALLED_WITH_THE_CORE
+
+
+@pytest.mark.parametrize("source", CORE, ids=name_of)
+def test_the_core_goes_on_without_what_it_does_not_install(source: Source) -> None:
+    optional = imported_from_outside(source[1]) - INSTALLED_WITH_THE_CORE
+    assert optional <= imported_if_installed(source[1])
 
 
 @pytest.mark.parametrize("source", CLI, ids=name_of)

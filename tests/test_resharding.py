@@ -148,11 +148,12 @@ def test_shards_that_do_not_touch_in_this_order_are_not_merged(store: StreamStor
 def test_a_closed_shard_is_neither_split_nor_merged_again(stream: StreamStore) -> None:
     stream.split_shard("s", FIRST_SHARD, str(HALF))
     stream.split_shard("s", SECOND_SHARD, "5")
+    stream.split_shard("s", THIRD_SHARD, str(LAST))
     before = shards_of(stream)
     calls: list[tuple[Callable[[], None], str]] = [
         (lambda: stream.split_shard("s", FIRST_SHARD, str(HALF)), "shard_to_split"),
         (lambda: stream.merge_shards("s", SECOND_SHARD, THIRD_SHARD), "shard_to_merge"),
-        (lambda: stream.merge_shards("s", "shard-000004", SECOND_SHARD), "adjacent_shard_to_merge"),
+        (lambda: stream.merge_shards("s", "shard-000004", THIRD_SHARD), "adjacent_shard_to_merge"),
     ]
     for call, argument in calls:
         with pytest.raises(InvalidArgumentException) as refusal:

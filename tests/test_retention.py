@@ -159,6 +159,36 @@ def test_a_closed_shard_disappears_when_its_last_record_could_have_expired(strea
     assert "shard-000003" in {shard.shard_id for shard in stream.list_shards("s").shards}, "indexes are not used again"
 
 
+def test_a_closed_shard_outlives_its_last_record_wherever_the_clock_was(stream: StreamStore, clock: Clock) -> None:
+    put(stream, 1)
+    clock.advance(-5_000)
+    stream.split_shard("s", SHARD, "5")
+    clock.advance(HOUR_MS + 5_000)
+    assert numbers(stream) == [0]
+    clock.advance(1)
+    assert SHARD not in [shard.shard_id for shard in stream.list_shards("s").shards]
+
+
+def test_the_numbers_shown_of_a_closed_shard_never_start_behind_their_end(stream: StreamStore, clock: Clock) -> None:
+    put(stream, 3)
+    clock.advance(HOUR_MS)
+    stream.split_shard("s", SHARD, "5")
+    clock.advance(1)
+    shown = stream.list_shards("s").shards[0].sequence_number_range
+    assert (shown.starting_sequence_number, shown.ending_sequence_number) == ("2", "2")
+    assert numbers(stream) == []
+
+
+def test_a_parent_never_outlives_its_children(stream: StreamStore, clock: Clock) -> None:
+    stream.split_shard("s", SHARD, "5")
+    clock.advance(-5_000)
+    stream.merge_shards("s", SECOND_SHARD, THIRD_SHARD)
+    clock.advance(HOUR_MS + 1)
+    for parent in (SHARD, SECOND_SHARD, THIRD_SHARD):
+        page = stream.get_records(stream.get_shard_iterator("s", parent, "TRIM_HORIZON"))
+        assert page.child_shards != ()
+
+
 def test_resharding_for_ever_does_not_fill_the_store_with_closed_shards(
     store_path: Path, store: StreamStore, clock: Clock
 ) -> None:
