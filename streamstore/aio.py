@@ -17,8 +17,8 @@ from streamstore.errors import StoreClosedError
 from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, REGION_DEFAULT
 from streamstore.model import (
     DialectName,
+    EntryLike,
     PutRecordResult,
-    PutRecordsEntry,
     PutRecordsResult,
     Record,
     SyncMode,
@@ -149,16 +149,15 @@ class AsyncStreamStore:
         *,
         explicit_hash_key: str | None = None,
         sequence_number_for_ordering: str | None = None,
+        idempotency_key: str | None = None,
     ) -> PutRecordResult:
         """See ``StreamStore.put_record``. Calls of one task are stored in their order."""
         change, payload_bytes = self.opened.change_of_put_record(
-            stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering
+            stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering, idempotency_key
         )
         return await self._submit(change, payload_bytes)
 
-    async def put_records(
-        self, stream_name: str, records: Sequence[PutRecordsEntry | tuple[bytes, str] | tuple[bytes, str, str | None]]
-    ) -> PutRecordsResult:
+    async def put_records(self, stream_name: str, records: Sequence[EntryLike]) -> PutRecordsResult:
         """See ``StreamStore.put_records``."""
         change, payload_bytes = self.opened.change_of_put_records(stream_name, records)
         return result_of_put_records(await self._submit(change, payload_bytes))

@@ -2,10 +2,12 @@
 
 What it proves: every value matches its checksum and address; each stream's open shards tile the hash keys; each
 shard has one counter and holds exactly the records that the counter says, contiguous, with arrival times that never
-go back; the tags of a stream are in order; each consumer has a stream, and each position a consumer; nothing in the
-file belongs to no stream; the totals add up.
+go back; the tags of a stream are in order; each idempotency key names a record number that was given out, and has one
+time; each consumer has a stream, and each position a consumer; nothing in the file belongs to no stream; the totals add
+up.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from streamstore.disk_format import (
     COUNTERS_DATABASE,
     DIALECT_KEY,
     FORMAT_DATABASE,
+    IDEMPOTENCY_KEYS_DATABASE,
+    IDEMPOTENCY_TIMES_DATABASE,
     NEXT_STREAM_NUMBER_KEY,
     POSITIONS_DATABASE,
     SECRET_KEY,
@@ -25,22 +29,26 @@ from streamstore.disk_format import (
     consumer_key,
     counter_key,
     decode_consumer,
+    decode_first_put,
     decode_format_bytes,
     decode_format_int,
     decode_format_str,
     decode_position,
     decode_stream,
+    idempotency_time_key,
     parse_position_key,
     record_key,
     records_database,
     sequence_of_record_key,
+    split_idempotency_time_key,
+    stream_number_of_idempotency_key,
 )
 from streamstore.engine import RECOVERY_DATABASE, Engine, ReadTransaction
 from streamstore.errors import CorruptRecordError, StorageError
 from streamstore.limits import HASH_KEY_MAX
-from streamstore.model import StoredShard, StoredStream
+from streamstore.model import FirstPut, ShardCounter, StoredShard, StoredStream, StreamNumber
 from streamstore.reading import ShardReader
-from streamstore.streams import load_format_int
+from streamstore.streams import load_counter, load_format_int
 
 __all__ = ["check_store"]
 
@@ -70,6 +78,8 @@ def check_snapshot(transaction: ReadTransaction) -> Iterator[str]:
         yield from _check_stream(transaction, stream)
     yield from _check_consumers(transaction, streams)
     yield from _check_positions(transaction, streams)
+    yield from _check_idempotency_keys(transaction, streams)
+    yield from _check_idempotency_times(transaction)
     yield from _check_nothing_foreign(transaction, streams)
     yield from _check_totals(transaction, streams)
 
@@ -178,10 +188,62 @@ def _check_positions(transaction: ReadTransaction, streams: list[StoredStream]) 
             yield f"The position {key!r} is one in a shard that never was."
 
 
+def _check_idempotency_keys(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
+    stream_of_number = {stream.number: stream for stream in streams}
+    counters = _sound_counters(transaction, streams)
+    for key, value in transaction.items_from(IDEMPOTENCY_KEYS_DATABASE, b""):
+        stream = stream_of_number.get(stream_number_of_idempotency_key(key))
+        if stream is None:
+            yield f"The idempotency key {key.hex()} belongs to no stream."
+            continue
+        try:
+            put = decode_first_put(key, value)
+        except DamagedValueError as error:
+            yield f"The idempotency key {key.hex()} is damaged: {error}."
+            continue
+        if not _was_given_out(stream, put, counters):
+            number = f"{put.sequence} of shard {put.shard_index}"
+            yield f"The idempotency key {key.hex()} names record {number}, which {stream.name} has not given out."
+        if transaction.get(IDEMPOTENCY_TIMES_DATABASE, idempotency_time_key(key, put.sent_ms)) is None:
+            yield f"The idempotency key {key.hex()} has no time, so it would never be deleted."
+
+
+def _sound_counters(
+    transaction: ReadTransaction, streams: list[StoredStream]
+) -> dict[tuple[StreamNumber, int], ShardCounter]:
+    counters: dict[tuple[StreamNumber, int], ShardCounter] = {}
+    for stream in streams:
+        for shard_index in stream.shards:
+            with contextlib.suppress(StorageError):
+                counters[stream.number, shard_index] = load_counter(transaction, stream.number, shard_index)
+    return counters
+
+
+def _was_given_out(stream: StoredStream, put: FirstPut, counters: dict[tuple[StreamNumber, int], ShardCounter]) -> bool:
+    """Tell whether the shard has or had a record of that number. Of one that has expired nobody knows."""
+    if put.shard_index not in stream.shards:
+        return put.shard_index < stream.next_shard_index
+    counter = counters.get((stream.number, put.shard_index))
+    first_sequence = stream.shards[put.shard_index].first_sequence
+    return counter is None or first_sequence <= put.sequence < counter.next_sequence
+
+
+def _check_idempotency_times(transaction: ReadTransaction) -> Iterator[str]:
+    for time_key, value in transaction.items_from(IDEMPOTENCY_TIMES_DATABASE, b""):
+        key, sent_ms = split_idempotency_time_key(time_key)
+        stored = transaction.get(IDEMPOTENCY_KEYS_DATABASE, key)
+        try:
+            if value or stored is None or decode_first_put(key, stored).sent_ms != sent_ms:
+                yield f"The idempotency time {time_key.hex()} is not that of a key."
+        except DamagedValueError:
+            pass  # told of the key
+
+
 def _check_nothing_foreign(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
     addresses = {(stream.number, index) for stream in streams for index in stream.shards}
     known = {FORMAT_DATABASE, STREAMS_DATABASE, COUNTERS_DATABASE, RECOVERY_DATABASE}
     known |= {CONSUMERS_DATABASE, POSITIONS_DATABASE}
+    known |= {IDEMPOTENCY_KEYS_DATABASE, IDEMPOTENCY_TIMES_DATABASE}
     known |= {records_database(*address) for address in addresses}
     for database in transaction.databases():
         if database not in known:

@@ -12,6 +12,7 @@ from typing import Literal
 from streamstore.consumers import count_consumers, delete_consumer, iterate_consumers, load_consumer, register_consumer
 from streamstore.engine import ReadTransaction, WriteTransaction
 from streamstore.errors import InvalidArgumentException, ResourceNotFoundException
+from streamstore.idempotency import forget_expired_keys
 from streamstore.iterator import (
     ConsumersPage,
     ShardPage,
@@ -33,6 +34,7 @@ from streamstore.limits import (
     LIST_TAGS_LIMIT_MAX,
     ON_DEMAND_STREAMS_PER_STORE_MAX,
     SHARDS_PER_STORE_MAX,
+    TRIM_IDEMPOTENCY_KEYS_MAX,
     TRIM_RECORDS_MAX,
 )
 from streamstore.model import (
@@ -311,8 +313,9 @@ class StreamControl(OpenStore):
     def trim(self, stream_name: str | None = None) -> TrimResult:
         """Delete now what is older than the retention of the stream, or of all streams; its pages are used again.
 
-        Puts do this on their way, so it is for streams that nobody writes to. It works in bites of 1,000 records, each
-        a commit of its own, so that puts get in between. What it deletes could not be read any more.
+        Idempotency keys older than the window go too. Puts do this on their way, so it is for streams that nobody
+        writes to. It works in bites of 1,000 records or keys, each a commit of its own, so that puts get in between.
+        What it deletes could not be read any more.
 
         Raises ``InvalidArgumentException``, ``ResourceNotFoundException``, and the storage errors of ``put_record``;
         then the bites before are deleted.
@@ -322,18 +325,24 @@ class StreamControl(OpenStore):
             names = self._engine.read(lambda transaction: [stream.name for stream in iterate_streams(transaction, "")])
         else:
             names = [self._load(parse_stream_name("stream_name", stream_name, self._dialect)).stored.name]
-        record_count = shard_count = 0
+
+        def forget(transaction: WriteTransaction, stream: StoredStream) -> int:
+            return forget_expired_keys(transaction, stream, now_ms=now_ms, keys_max=TRIM_IDEMPOTENCY_KEYS_MAX)
+
+        record_count = shard_count = key_count = 0
         for name in names:
             with contextlib.suppress(ResourceNotFoundException):  # deleted meanwhile: all of it is gone
                 for shard_index in self._load(name).stored.shards:
                     while trimmed := self._trim_bite(name, shard_index, now_ms):
                         record_count += trimmed
+                while forgotten := self._change_stream(name, forget):
+                    key_count += forgotten
                 if self._load(name).stored.expired_indexes(now_ms):
                     shard_count += self._change_stream(
                         name,
                         lambda transaction, stream: drop_expired_shards(transaction, stream, now_ms=now_ms),
                     )
-        return TrimResult(record_count, shard_count)
+        return TrimResult(record_count, shard_count, key_count)
 
     def _trim_bite(self, stream_name: str, shard_index: int, now_ms: int) -> int:
         def trim(appender: ShardAppender) -> int:

@@ -15,8 +15,13 @@ named database           key                         payload
 ``consumers``            stream number u32, name     msgpack: [creation ms, epoch]
 ``positions``            stream number u32, name,    sequence u64
                          zero byte, shard index u32
+``idempotency_keys``     stream number u32, digest   shard index u32, sequence u64, sent ms u64
+``idempotency_times``    stream number u32, sent ms  not sealed, empty: the sent ms in ``idempotency_keys``
+                         u64, digest                 proves it
 ``recoveries``           ``last``, ``change``        not sealed: marks that the engine knows its commits by
 ======================== =========================== ===================================================
+
+The digest of an idempotency key is the BLAKE2b of 16 bytes of its UTF-8: a key of LMDB has 511 bytes at most.
 
 The address of a record is (stream number u32, shard index u32, sequence u64); of any other value, the name of
 its database, a slash, and its key. This module knows bytes, not operations, and never touches LMDB.
@@ -24,6 +29,7 @@ its database, a slash, and its key. This module knows bytes, not operations, and
 
 import struct
 from collections.abc import Callable, Iterable
+from hashlib import blake2b
 from typing import Final, cast
 
 import msgpack
@@ -31,6 +37,7 @@ import msgpack
 from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 from streamstore.model import (
     STREAM_MODES,
+    FirstPut,
     HashKeyRange,
     Record,
     ShardCounter,
@@ -56,6 +63,8 @@ STREAMS_DATABASE: Final = b"streams"
 COUNTERS_DATABASE: Final = b"counters"
 CONSUMERS_DATABASE: Final = b"consumers"
 POSITIONS_DATABASE: Final = b"positions"
+IDEMPOTENCY_KEYS_DATABASE: Final = b"idempotency_keys"
+IDEMPOTENCY_TIMES_DATABASE: Final = b"idempotency_times"
 
 # Keys of the format database.
 VERSION_KEY: Final = b"version"  # int: FORMAT_VERSION
@@ -70,6 +79,11 @@ _RECORD_KEY: Final = struct.Struct(">Q")
 _POSITION: Final = struct.Struct(">Q")
 _INDEX: Final = struct.Struct(">I")
 _COUNTER: Final = struct.Struct(">QQQQQ")
+_STREAM_PREFIX: Final = struct.Struct(">I")
+_TIME_PREFIX: Final = struct.Struct(">IQ")
+_FIRST_PUT: Final = struct.Struct(">IQQ")
+_DIGEST_BYTES: Final = 16
+_TIME_MS_MAX: Final = 2**64 - 1
 _HASH_KEY_BYTES: Final = 16
 _END_OF_NAME: Final = b"\0"
 _FIRST_FIELDS: Final = 5
@@ -248,6 +262,47 @@ def decode_position(key: bytes, value: bytes) -> int:
     if len(payload) != _POSITION.size:
         raise DamagedValueError(f"a position has {len(payload)} bytes")
     return int.from_bytes(payload, "big")
+
+
+def idempotency_key_key(stream_number: StreamNumber, idempotency_key: str) -> bytes:
+    digest = blake2b(idempotency_key.encode(), digest_size=_DIGEST_BYTES, usedforsecurity=False).digest()
+    return _STREAM_PREFIX.pack(stream_number) + digest
+
+
+def idempotency_time_key(key: bytes, sent_ms: int) -> bytes:
+    """Return the key in the database of times for one in the database of idempotency keys."""
+    return key[: _STREAM_PREFIX.size] + sent_ms.to_bytes(8, "big") + key[_STREAM_PREFIX.size :]
+
+
+def split_idempotency_time_key(time_key: bytes) -> tuple[bytes, int]:
+    """Return the key in the database of idempotency keys, and the sent ms."""
+    number, sent_ms = time_key[: _STREAM_PREFIX.size], time_key[_STREAM_PREFIX.size : _TIME_PREFIX.size]
+    return number + time_key[_TIME_PREFIX.size :], int.from_bytes(sent_ms, "big")
+
+
+def idempotency_start(stream_number: int, first_sent_ms: int | None = None) -> bytes:
+    """Return what comes in front of a stream's keys, or of its times from ``first_sent_ms`` on, and behind all others.
+
+    Times that no clock shows stand for the first or the last that it could.
+    """
+    if first_sent_ms is None:
+        return _STREAM_PREFIX.pack(stream_number)
+    return _TIME_PREFIX.pack(stream_number, min(max(first_sent_ms, 0), _TIME_MS_MAX))
+
+
+def stream_number_of_idempotency_key(key: bytes) -> StreamNumber:
+    return StreamNumber(int.from_bytes(key[: _STREAM_PREFIX.size], "big"))
+
+
+def encode_first_put(key: bytes, put: FirstPut) -> bytes:
+    return _seal(_address(IDEMPOTENCY_KEYS_DATABASE, key), _FIRST_PUT.pack(*put))
+
+
+def decode_first_put(key: bytes, value: bytes) -> FirstPut:
+    payload = _unseal(_address(IDEMPOTENCY_KEYS_DATABASE, key), value)
+    if len(payload) != _FIRST_PUT.size:
+        raise DamagedValueError(f"a first put has {len(payload)} bytes")
+    return FirstPut(*_FIRST_PUT.unpack(payload))
 
 
 class RecordFormat:

@@ -157,16 +157,29 @@ class WriteTransaction(ReadTransaction):
             self.evidence = _Evidence(database, key, None)
             self.freed_pages = True
 
-    def delete_before(self, database: bytes, key: bytes) -> None:
-        """Delete every key in front of ``key``."""
+    def delete_before(self, database: bytes, key: bytes, *, start: bytes = b"") -> None:
+        """Delete every key at or after ``start`` and in front of ``key``."""
         handle = self._handle(database)
         if handle is not None:
             with self._transaction.cursor(handle) as cursor:
-                found = cursor.first()
+                found = cursor.set_range(start)
                 while found and cursor.key() < key:
                     cursor.delete()
                     found = cursor.key() != b""  # it stands on the next key, or behind the last
             self.freed_pages = True
+
+    def put_all(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
+        with self._transaction.cursor(self._created(database)) as cursor:
+            cursor.putmulti(items)
+        self.evidence = _Evidence(database, *items[-1])
+
+    def commit_anyway(self) -> None:
+        """Have this transaction committed though it changes nothing, so that what it saw is on disk behind it.
+
+        A process that was killed in a commit may have left its last pages in the page cache only.
+        """
+        if self.evidence is None:
+            self.put(RECOVERY_DATABASE, RECOVERY_KEY, f"{self._transaction.id()} of {os.getpid()}".encode())
 
     def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
         """Add items whose keys are greater than all in the database, in rising order."""

@@ -73,6 +73,7 @@ IDEMPOTENCY_WINDOW_SECONDS_DEFAULT: Final = 300
 IDEMPOTENCY_WINDOW_MS_DEFAULT: Final = 1_000 * IDEMPOTENCY_WINDOW_SECONDS_DEFAULT
 IDEMPOTENCY_WINDOW_SECONDS_MAX: Final = 3_600  # the least retention: what a key answers with is still there
 IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 128
+TRIM_IDEMPOTENCY_KEYS_MAX: Final = 1_000  # how many expired keys one transaction of ``trim`` deletes
 
 # How much one store holds: ours. A shard is one named LMDB database, and a process keeps a handle for each
 # it touched; LMDB reserves memory for as many as it may open (engine.py) in every transaction.

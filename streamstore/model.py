@@ -19,6 +19,8 @@ __all__ = [
     "DescribeLimitsResult",
     "DialectName",
     "EncryptionType",
+    "EntryLike",
+    "FirstPut",
     "GetRecordsResult",
     "HashKeyRange",
     "IngestResult",
@@ -88,11 +90,18 @@ class PutRecordResult(NamedTuple):
 
 
 class PutRecordsEntry(NamedTuple):
-    """One record of ``put_records`` and ``ingest``. A plain tuple of its first two or all three fields is as good."""
+    """One record of ``put_records`` and ``ingest``. A plain tuple of its first two, three or all fields is as good."""
 
     data: bytes | bytearray | memoryview
     partition_key: str
     explicit_hash_key: str | None = None
+    idempotency_key: str | None = None
+
+
+EntryLike = (
+    PutRecordsEntry | tuple[bytes, str] | tuple[bytes, str, str | None] | tuple[bytes, str, str | None, str | None]
+)
+"""What ``put_records`` and ``ingest`` take for a record."""
 
 
 class PutRecordsResultEntry(NamedTuple):
@@ -115,7 +124,10 @@ class PutRecordsResult:
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """What ``ingest`` has stored: how many records, their bytes of data, and the ids of the shards they went to."""
+    """What ``ingest`` has stored: how many records, their bytes of data, and the ids of the shards they went to.
+
+    An entry whose idempotency key is remembered counts as stored, in the shard of the first put with that key.
+    """
 
     record_count: int
     data_bytes: int
@@ -213,13 +225,23 @@ class GetRecordsResult:
 class NewRecord(NamedTuple):
     """A validated record on its way in. ``hash_key`` decides its shard, ``sent_ms`` is when the caller sent it.
 
-    ``sequence_number_for_ordering``, if given, must be a number that the target shard has passed.
+    ``sequence_number_for_ordering``, if given, must be a number that the target shard has passed. A record whose
+    ``idempotency_key`` the stream remembers is not stored.
     """
 
     partition_key: str
     data: bytes
     hash_key: int
     sequence_number_for_ordering: int | None
+    sent_ms: int
+    idempotency_key: str | None = None
+
+
+class FirstPut(NamedTuple):
+    """Where the first put with an idempotency key was stored, and when it was sent."""
+
+    shard_index: int
+    sequence: int
     sent_ms: int
 
 
@@ -489,10 +511,11 @@ class ListTagsForStreamResult:
 
 @dataclass(frozen=True, slots=True)
 class TrimResult:
-    """What ``trim`` has deleted: how many expired records, and how many expired shards."""
+    """What ``trim`` has deleted: how many expired records, expired shards, and forgotten idempotency keys."""
 
     record_count: int
     shard_count: int
+    idempotency_key_count: int = 0
 
 
 class _NewNamedTuple(Protocol):

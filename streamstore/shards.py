@@ -1,4 +1,4 @@
-"""The records of shards on their way in, inside a transaction: route, throttle, number, append, trim.
+"""The records of shards on their way in, inside a transaction: route, recognise, throttle, number, append, trim.
 
 ``ShardAppender`` is the only write path of records. The per-shard counter is loaded and saved in the transaction of
 the records that it numbers, never kept longer: other processes write too.
@@ -21,6 +21,7 @@ from streamstore.errors import (
     StorageError,
     StoreFormatError,
 )
+from streamstore.idempotency import StreamKeys
 from streamstore.limits import (
     SEQUENCE_NUMBER_MAX,
     WRITE_QUOTA_BURST_NS,
@@ -28,6 +29,7 @@ from streamstore.limits import (
     WRITE_QUOTA_RECORDS_PER_SEC,
 )
 from streamstore.model import (
+    FirstPut,
     NewRecord,
     PutRecordResult,
     PutRecordsResultEntry,
@@ -58,6 +60,7 @@ class _OpenShard:
 
     __slots__ = (
         "_first_sequence",
+        "_keys_of",
         "_quotas_full_at_ns",
         "_stored",
         "_waiting",
@@ -68,20 +71,27 @@ class _OpenShard:
         "stream",
     )
 
-    def __init__(self, known: KnownShard, stream: KnownStream, counter: ShardCounter) -> None:
+    def __init__(
+        self,
+        known: KnownShard,
+        stream: KnownStream,
+        counter: ShardCounter,
+        keys_of: Callable[[KnownStream], StreamKeys],
+    ) -> None:
         self.known = known
         self.stream = stream
         self.next_sequence = counter.next_sequence
         self.last_arrival_ms = counter.last_arrival_ms
         self.last_sent_ms = 0
         self._stored = stream.stored
+        self._keys_of = keys_of
         self._waiting: list[tuple[int, str, bytes]] = []
         self._first_sequence = counter.first_sequence
         self._quotas_full_at_ns = (counter.quota_bytes_full_at_ns, counter.quota_records_full_at_ns)
 
     def append(self, record: NewRecord) -> int:
         """Number the record. A refusal leaves the shard as it was."""
-        partition_key, data, _, sequence_number_for_ordering, sent_ms = record
+        partition_key, data, _, sequence_number_for_ordering, sent_ms, idempotency_key = record
         sequence = self.next_sequence
         if sequence_number_for_ordering is not None:
             _check_ordering(sequence_number_for_ordering, sequence, self.known.shard_id)
@@ -101,6 +111,9 @@ class _OpenShard:
         self.next_sequence = sequence + 1
         self.last_arrival_ms = arrival_ms
         self.last_sent_ms = sent_ms
+        if idempotency_key is not None:
+            put = FirstPut(self.known.shard_index, sequence, sent_ms)
+            self._keys_of(self.stream).add(idempotency_key, put)
         return sequence
 
     def records_waiting(self) -> int:
@@ -127,17 +140,29 @@ class _OpenShard:
 class _OpenStream:
     """A stream that this transaction puts records into."""
 
-    __slots__ = ("_open_shard", "_shard_index_of", "_stream", "_targets")
+    __slots__ = ("_keys_of", "_open_shard", "_shard_index_of", "_stream", "_targets")
 
-    def __init__(self, stream: KnownStream, open_shard: Callable[[KnownStream, int], _OpenShard]) -> None:
+    def __init__(
+        self,
+        stream: KnownStream,
+        open_shard: Callable[[KnownStream, int], _OpenShard],
+        keys_of: Callable[[KnownStream], StreamKeys],
+    ) -> None:
         self._stream = stream
         self._shard_index_of = stream.router.shard_index_of
         self._open_shard = open_shard
+        self._keys_of = keys_of
         self._targets: dict[int, tuple[str, Callable[[NewRecord], int]]] = {}
 
-    def target(self, hash_key: int) -> tuple[str, Callable[[NewRecord], int]]:
-        """Return the id of the shard that a hash key belongs to, and what appends a record to it."""
-        shard_index = self._shard_index_of(hash_key)
+    def first_put(self, idempotency_key: str, *, now_ms: int) -> FirstPut | None:
+        """Return the put that one with this key repeats, if there is one."""
+        return self._keys_of(self._stream).first_put(idempotency_key, now_ms=now_ms)
+
+    def target(self, record: NewRecord) -> tuple[str, Callable[[NewRecord], int]]:
+        """Return the id of the shard that a record belongs to, and what appends it. Refuses what is damaged."""
+        if (idempotency_key := record[5]) is not None:
+            self._keys_of(self._stream).load(idempotency_key)
+        shard_index = self._shard_index_of(record[2])
         target = self._targets.get(shard_index)
         if target is None:
             shard = self._open_shard(self._stream, shard_index)
@@ -154,20 +179,33 @@ class ShardAppender:
         self._dialect = dialect
         self._shards: dict[KnownShard, _OpenShard] = {}
         self._streams: dict[str, _OpenStream] = {}
+        self._keys: dict[KnownStream, StreamKeys] = {}
 
     def put(self, stream_name: str, record: NewRecord) -> PutRecordResult:
-        """Number the record in the shard of its hash key. A refusal leaves the transaction as it was."""
-        shard_id, append = self._stream(stream_name).target(record[2])
+        """Number the record in the shard of its hash key, unless it repeats an earlier put.
+
+        A refusal leaves the transaction as it was.
+        """
+        stream = self._stream(stream_name)
+        shard_id, append = stream.target(record)
+        if record[5] is not None and (first := self._first_answer(stream, record)) is not None:
+            return PutRecordResult(*first)
         return new_named_tuple(PutRecordResult, (shard_id, str(append(record)), "NONE"))
 
     def put_all(self, stream_name: str, records: Sequence[NewRecord]) -> list[PutOutcome]:
-        """Put the records in their order. A shard that refuses one for its quota refuses those behind it too."""
-        target = self._stream(stream_name).target
+        """Put the records in their order. A shard that refuses one for its quota refuses those behind it too.
+
+        One that repeats an earlier put is answered all the same.
+        """
+        stream = self._stream(stream_name)
         outcomes: list[PutOutcome] = []
         throttled: dict[str, ProvisionedThroughputExceededException] = {}
         # All shards first: one that cannot be opened refuses the call before any record is numbered.
-        targets = [target(record[2]) for record in records]
+        targets = [*map(stream.target, records)]
         for record, (shard_id, append) in zip(records, targets, strict=True):
+            if record[5] is not None and (first := self._first_answer(stream, record)) is not None:
+                outcomes.append(PutRecordsResultEntry(*first))
+                continue
             if shard_id in throttled:
                 outcomes.append(throttled[shard_id])
                 continue
@@ -179,6 +217,13 @@ class ShardAppender:
             else:
                 outcomes.append(new_named_tuple(PutRecordsResultEntry, (shard_id, sequence_number, None, None)))
         return outcomes
+
+    def _first_answer(self, stream: _OpenStream, record: NewRecord) -> tuple[str, str] | None:
+        """Return the shard id and number that the first put with the record's idempotency key was given, if any was."""
+        if record.idempotency_key is None:
+            return None
+        put = stream.first_put(record.idempotency_key, now_ms=record.sent_ms)
+        return None if put is None else (self._dialect.shard_id(put.shard_index), str(put.sequence))
 
     def flush(self) -> WriteTransaction:
         """Move what was put into the transaction, one append and one counter a shard, and return it.
@@ -192,12 +237,15 @@ class ShardAppender:
             )
         for stream in {shard.stream: shard for shard in written}.values():
             self._trim_another(stream)
+        for keys in self._keys.values():
+            keys.save()
         for shard in written:
             # The record last: it is the evidence of the transaction, which others neither make nor change.
             self._save_counter(shard)
             self._transaction.append(shard.known.database, shard.take_items())
         self._shards.clear()
         self._streams.clear()
+        self._keys.clear()
         return self._transaction
 
     def _trim_another(self, written: _OpenShard) -> None:
@@ -223,7 +271,7 @@ class ShardAppender:
         stream = self._streams.get(stream_name)
         if stream is None:
             known = self._catalog.load(self._transaction, stream_name)
-            stream = self._streams[stream_name] = _OpenStream(known, self._shard)
+            stream = self._streams[stream_name] = _OpenStream(known, self._shard, self._keys_of)
         return stream
 
     def _shard(self, stream: KnownStream, shard_index: int) -> _OpenShard:
@@ -232,8 +280,14 @@ class ShardAppender:
         if shard is None:
             counter = load_counter(self._transaction, known.stream_number, shard_index)
             self._check_counter(known, counter)
-            shard = self._shards[known] = _OpenShard(known, stream, counter)
+            shard = self._shards[known] = _OpenShard(known, stream, counter, self._keys_of)
         return shard
+
+    def _keys_of(self, stream: KnownStream) -> StreamKeys:
+        keys = self._keys.get(stream)
+        if keys is None:
+            keys = self._keys[stream] = StreamKeys(self._transaction, stream.stored)
+        return keys
 
     def _check_counter(self, known: KnownShard, counter: ShardCounter) -> None:
         """Prove the counter against the records, so that no record is overwritten and no number skipped."""

@@ -16,10 +16,10 @@ from streamstore.iterator import ShardPosition, encode_shard_iterator, parse_sha
 from streamstore.limits import GET_RECORDS_LIMIT_MAX
 from streamstore.model import (
     ChildShard,
+    EntryLike,
     GetRecordsResult,
     IngestResult,
     PutRecordResult,
-    PutRecordsEntry,
     PutRecordsResult,
     PutRecordsResultEntry,
     Record,
@@ -80,12 +80,21 @@ class StreamStore(StreamControl):
         *,
         explicit_hash_key: str | None = None,
         sequence_number_for_ordering: str | None = None,
+        idempotency_key: str | None = None,
     ) -> PutRecordResult:
         """Store one record, and return where once it is durable. Source: PutRecord of the service.
 
         ``data``: any bytes-like object of 0 to 1,048,576 bytes, stored as given. ``partition_key``: 1 to 256
         characters; its MD5 chooses the shard. ``explicit_hash_key``: decimal text in [0, 2**128 - 1] that chooses
         the shard instead. ``sequence_number_for_ordering``: a number that the shard has given out before.
+        ``idempotency_key``: 1 to 128 characters that name this put, so that it can be made again.
+
+        A put whose idempotency key the stream remembers stores nothing, is charged nothing, and returns what the first
+        one returned, also when its data or partition key differs, the shard was split since or its quota is used up.
+        The key is written with its record, all or nothing, so whatever became of a put, an unknown outcome or a killed
+        process too, making it again stores it once. A key is remembered while the clock shows less than the stream's
+        window (``create_stream``) away from the time of its first put, before or behind it: so where the clock is set
+        back by less it counts that much longer, and where it jumps by a window or more it is forgotten.
 
         Records of one shard are numbered without gaps in the order in which the puts were called. Returns
         ``.shard_id``, ``.sequence_number`` (decimal text from "0") and ``.encryption_type`` "NONE".
@@ -96,7 +105,7 @@ class StreamStore(StreamControl):
         """
         writer = self._writable()
         change, payload_bytes = self.change_of_put_record(
-            stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering
+            stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering, idempotency_key
         )
         return writer.execute(change, payload_bytes=payload_bytes)
 
@@ -108,6 +117,7 @@ class StreamStore(StreamControl):
         *,
         explicit_hash_key: str | None = None,
         sequence_number_for_ordering: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Future[PutRecordResult]:
         """Like ``put_record``, but return a future at once, which has the result when the record is durable.
 
@@ -121,21 +131,20 @@ class StreamStore(StreamControl):
         """
         writer = self._writable()
         change, payload_bytes = self.change_of_put_record(
-            stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering
+            stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering, idempotency_key
         )
         return writer.submit_for_future(change, payload_bytes=payload_bytes)
 
-    def put_records(
-        self, stream_name: str, records: Sequence[PutRecordsEntry | tuple[bytes, str] | tuple[bytes, str, str | None]]
-    ) -> PutRecordsResult:
+    def put_records(self, stream_name: str, records: Sequence[EntryLike]) -> PutRecordsResult:
         """Store 1 to 500 records in one commit, in their order. Source: PutRecords of the service.
 
-        ``records``: ``PutRecordsEntry`` or plain tuples ``(data, partition_key)`` or ``(data, partition_key,
-        explicit_hash_key)``, each as in ``put_record``, together at most 5 MiB of data and keys.
+        ``records``: ``PutRecordsEntry`` or plain tuples ``(data, partition_key)``, ``(data, partition_key,
+        explicit_hash_key)`` or ``(data, partition_key, explicit_hash_key, idempotency_key)``, each as in
+        ``put_record``, together at most 5 MiB of data and partition keys.
 
         Returns ``.records``, what became of each entry in the order of the request, and ``.failed_record_count``. An
         entry fails alone only for the write quota of its shard, and then those behind it in that shard fail too, so
-        that putting the failed ones again keeps their order.
+        that putting the failed ones again keeps their order. Two entries with one idempotency key are one record.
 
         Raises what ``put_record`` raises, but for the quota; then none of the records is stored. The argument of an
         ``InvalidArgumentException`` names the entry: ``records[3].partition_key``.
@@ -147,7 +156,7 @@ class StreamStore(StreamControl):
     def ingest(
         self,
         stream_name: str,
-        records: Iterable[PutRecordsEntry | tuple[bytes, str] | tuple[bytes, str, str | None]],
+        records: Iterable[EntryLike],
         *,
         on_stored: Callable[[IngestResult], None] | None = None,
     ) -> IngestResult:
@@ -267,10 +276,13 @@ class StreamStore(StreamControl):
         partition_key: object,
         explicit_hash_key: object,
         sequence_number_for_ordering: object,
+        idempotency_key: object,
     ) -> tuple[Change[PutRecordResult], int]:
         """Validate a put, and return what the writer has to do, with the bytes of its payload."""
         name = parse_stream_name("stream_name", stream_name, self._dialect)
-        record = parse_new_record(data, partition_key, explicit_hash_key, sequence_number_for_ordering, self._clock())
+        record = parse_new_record(
+            data, partition_key, explicit_hash_key, sequence_number_for_ordering, self._clock(), idempotency_key
+        )
         return PutOne(name, record), len(record.data)
 
     def change_of_put_records(self, stream_name: object, records: object) -> tuple[Change[list[PutOutcome]], int]:

@@ -42,6 +42,7 @@ from streamstore.errors import (
     ResourceNotFoundException,
     StoreFormatError,
 )
+from streamstore.idempotency import clear_idempotency_keys
 from streamstore.limits import ON_DEMAND_STREAMS_PER_STORE_MAX, SHARDS_PER_STORE_MAX
 from streamstore.model import ShardCounter, StoredShard, StoredStream, StreamNumber, StreamSettings
 from streamstore.routing import ShardRouter, slice_hash_keys
@@ -229,6 +230,7 @@ def delete_stream(transaction: WriteTransaction, stream: StoredStream, *, enforc
         refuse_consumers(transaction, stream)
     for shard_index in stream.shards:
         drop_shard(transaction, stream.number, shard_index)
+    clear_idempotency_keys(transaction, stream.number)
     transaction.delete(STREAMS_DATABASE, stream_key(stream.name))
 
 

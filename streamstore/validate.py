@@ -17,6 +17,7 @@ from streamstore.errors import InvalidArgumentException
 from streamstore.limits import (
     ACCOUNT_ID_DIGITS,
     HASH_KEY_MAX,
+    IDEMPOTENCY_KEY_CHARACTERS_MAX,
     IDEMPOTENCY_WINDOW_SECONDS_MAX,
     PARTITION_KEY_CHARACTERS_MAX,
     PUT_RECORDS_BYTES_MAX,
@@ -75,6 +76,7 @@ def parse_new_record(
     explicit_hash_key: object,
     sequence_number_for_ordering: object,
     sent_ms: int,
+    idempotency_key: object = None,
 ) -> NewRecord:
     """Return what put_record may store, with the hash key that decides its shard."""
     record_data = data if type(data) is bytes and len(data) <= RECORD_DATA_BYTES_MAX else parse_data(data)
@@ -91,7 +93,8 @@ def parse_new_record(
     ordering = None
     if sequence_number_for_ordering is not None:
         ordering = parse_sequence_number("sequence_number_for_ordering", sequence_number_for_ordering)
-    return new_named_tuple(NewRecord, (key, record_data, hash_key, ordering, sent_ms))
+    once = None if idempotency_key is None else parse_idempotency_key(idempotency_key)
+    return new_named_tuple(NewRecord, (key, record_data, hash_key, ordering, sent_ms, once))
 
 
 def parse_entries(records: object, *, sent_ms: int) -> tuple[list[NewRecord], int]:
@@ -132,6 +135,9 @@ def parse_entry(entry: object, index: int, *, sent_ms: int) -> NewRecord:
             if len(entry) == 3:
                 data, partition_key, explicit_hash_key = entry
                 return parse_new_record(data, partition_key, explicit_hash_key, None, sent_ms)
+            if len(entry) == 4:
+                data, partition_key, explicit_hash_key, idempotency_key = entry
+                return parse_new_record(data, partition_key, explicit_hash_key, None, sent_ms, idempotency_key)
         raise InvalidArgumentException(
             argument="", value=type(entry).__name__, constraint="be a PutRecordsEntry or a tuple like it"
         )
@@ -182,6 +188,16 @@ def parse_partition_key(value: object) -> str:
         argument="partition_key",
         value=value,
         constraint=f"be a str of 1 to {PARTITION_KEY_CHARACTERS_MAX} characters without lone surrogates",
+    )
+
+
+def parse_idempotency_key(value: object) -> str:
+    if isinstance(value, str) and 1 <= len(value) <= IDEMPOTENCY_KEY_CHARACTERS_MAX and _encodes_to_utf8(value):
+        return value if type(value) is str else str.__str__(value)  # keys are compared: by no foreign class
+    raise InvalidArgumentException(
+        argument="idempotency_key",
+        value=value,
+        constraint=f"be None or a str of 1 to {IDEMPOTENCY_KEY_CHARACTERS_MAX} characters without lone surrogates",
     )
 
 

@@ -15,6 +15,7 @@ Rules = dict[str, re.Pattern[str] | range | tuple[object, ...]]
 RULES: Rules = {
     "partition_key": re.compile(".{1,256}", re.DOTALL),
     "shard_id": re.compile("[a-zA-Z0-9_.-]{1,128}"),
+    "idempotency_key": re.compile(".{1,128}", re.DOTALL),  # or None, whose text passes
     "data": range(2**20 + 1),  # its length
     "shard_count": range(1, 10**9),
     "write_quota_kb_per_sec": (None, 128, 512, 1024),
@@ -27,7 +28,8 @@ RULES.update(retention_period_hours=range(1, 25), stream_mode=("PROVISIONED", "O
 RULES.update(consumer_name=RULES["shard_id"])
 RULES.update(dict.fromkeys(SHARD_ARGUMENTS, RULES["shard_id"]), target_shard_count=range(1, 4_001))
 GONE = model.Record("0", "", b"", -(10**15))  # a place in a shard whose record was trimmed
-Entry = tuple[bytes, str, str | None]
+Entry = tuple[bytes, str, str | None, str | None]
+WINDOW_MS = 300_000
 ShownBy = Callable[["ShardState"], bool]
 DAY_MS = 86_400_000
 READ_BYTES_PER_SECOND = 2 * 2**20
@@ -98,6 +100,7 @@ class StreamState:
         ranges = list(zip(slices, [*slices[1:], 2**128], strict=True))
         self.shards = [ShardState(index, low, stop - 1, creation_ms) for index, (low, stop) in enumerate(ranges)]
         self.dropped = list[ShardState]()
+        self.first_puts: dict[str, tuple[model.PutRecordResult, int]] = {}  # of each idempotency key, and when
 
     def open_shards(self) -> list[ShardState]:
         open_shards = [shard for shard in self.shards if shard.closed_ms is None]
@@ -161,6 +164,14 @@ class StreamState:
     def merge(self, left: ShardState, right: ShardState, now_ms: int) -> ShardState:
         closed_ms = max(left.close(now_ms), right.close(now_ms))
         return self.add(left.keys.starting_hash_key, right.keys.ending_hash_key, closed_ms, left, right)
+
+    def first_put(self, once: str | None, now_ms: int) -> model.PutRecordResult | None:
+        self.forget(now_ms) if once is not None else None
+        return self.first_puts[once][0] if once in self.first_puts else None
+
+    def forget(self, now_ms: int) -> None:
+        remembered = [item for item in self.first_puts.items() if abs(now_ms - item[1][1]) < WINDOW_MS]
+        self.first_puts = dict(remembered)
 
     def drop_expired(self, now_ms: int) -> None:
         self.dropped += [shard for shard in self.shards if shard not in self.visible(now_ms)]
@@ -257,7 +268,8 @@ class ReferenceStore:
             self.check(retention_hours=hours)
         self.check(write_quota_kb_per_sec=None if quota == "keep" else quota)
         stream = self.stream(name)
-        refuse_unless(count is None or stream.mode == "PROVISIONED", "stream_name", name)
+        if count is not None:
+            self.refuse_resize(stream, count, "shard_count")
         self.set_retention(stream, hours or stream.retention_hours)
         stream.write_quota = quota if not isinstance(quota, str) else stream.write_quota
         stream.read_quota = stream.read_quota if read_quota is None else read_quota
@@ -416,18 +428,22 @@ class ReferenceStore:
         self.streams[name].merge(shard, adjacent, self.clock())
         self.streams[name].drop_expired(self.clock())
 
+    def refuse_resize(self, stream: StreamState, target: int, argument: str) -> None:
+        refuse_unless(stream.mode == "PROVISIONED", "stream_name", None)
+        if self.flavour is AWS:
+            today = [time_ms for time_ms in stream.resized_ms if self.clock() - DAY_MS < time_ms <= self.clock()]
+            if len(today) >= 10:
+                raise errors.LimitExceededException(limit="", remedy="")
+            open_count = len(stream.open_shards())
+            refuse_unless(open_count / 2 <= target <= open_count * 2, argument, target)
+
     def update_shard_count(self, name: str, target: int) -> model.UpdateShardCountResult:
         """Cut the shards where the new ranges start, the middle first; join what lies in one, halves first."""
         self.check(stream_name=name, target_shard_count=target)
         stream, now_ms = self.stream(name), self.clock()
-        refuse_unless(stream.mode == "PROVISIONED", "stream_name", name)
+        self.refuse_resize(stream, target, "target_shard_count")
         before, starts = stream.open_shards(), self.flavour.slices(target)
-        if self.flavour is AWS:
-            stream.resized_ms = [time_ms for time_ms in stream.resized_ms if now_ms - DAY_MS < time_ms <= now_ms]
-            if len(stream.resized_ms) == 10:
-                raise errors.LimitExceededException(limit="", remedy="")
-            refuse_unless(len(before) / 2 <= target <= len(before) * 2, "target_shard_count", target)
-            stream.resized_ms.append(now_ms)
+        stream.resized_ms = [time_ms for time_ms in stream.resized_ms if now_ms - DAY_MS < time_ms <= now_ms] + [now_ms]
 
         def cut(shard: ShardState) -> None:
             inside = [at for at in starts if shard.keys.starting_hash_key < at <= shard.keys.ending_hash_key]
@@ -449,6 +465,7 @@ class ReferenceStore:
 
     def trim(self) -> None:
         for stream in self.streams.values():
+            stream.forget(self.clock())
             stream.trim(self.clock())
 
     def forget_reading(self) -> None:
@@ -457,29 +474,37 @@ class ReferenceStore:
             shard.calls_ms, shard.paid_at_ms = [], Fraction(0)
 
     def put_record(
-        self, name: str, data: bytes, key: str, *, explicit_hash_key: str | None, ordering: str | None
+        self,
+        name: str,
+        data: bytes,
+        key: str,
+        *,
+        explicit_hash_key: str | None,
+        ordering: str | None,
+        once: str | None,
     ) -> model.PutRecordResult:
         self.check(stream_name=name)
         hash_key = hash_key_of(data, key, explicit_hash_key)
         sequence = number("sequence_number_for_ordering", ordering or "0")
+        check(RULES, idempotency_key=once)
         stream = self.stream(name)
-        if ordering is not None:
+        if ordering is not None and stream.first_put(once, self.clock()) is None:
             shard = stream.at(hash_key)
             refuse_unless(sequence < shard.start + len(shard.records), "sequence_number_for_ordering", ordering)
-        return self.append(stream, hash_key, data, key)
+        return self.append_once(stream, hash_key, data, key, once)
 
     def put_records(self, name: str, entries: list[Entry]) -> model.PutRecordsResult:
         self.check(stream_name=name)
         refuse_unless(0 < len(entries) <= 500, "records", None)
         hash_keys = [hash_key_of_entry(*entry) for entry in enumerate(entries)]
-        refuse_unless(sum(len(data) + len(key.encode()) for data, key, _ in entries) <= 5 * 2**20, "records", None)
+        refuse_unless(sum(len(data) + len(key.encode()) for data, key, _, _ in entries) <= 5 * 2**20, "records", None)
         stream, results, throttled = self.stream(name), list[model.PutRecordsResultEntry](), set[int]()
-        for (data, key, _), hash_key in zip(entries, hash_keys, strict=True):
+        for (data, key, _, once), hash_key in zip(entries, hash_keys, strict=True):
             index = stream.at(hash_key).index
             try:
-                if index in throttled:
+                if index in throttled and stream.first_put(once, self.clock()) is None:
                     raise errors.ProvisionedThroughputExceededException(stream_name="", shard_id="", retry_after_ms=0)
-                results.append(model.PutRecordsResultEntry(*self.append(stream, hash_key, data, key)[:2]))
+                results.append(model.PutRecordsResultEntry(*self.append_once(stream, hash_key, data, key, once)[:2]))
             except errors.ProvisionedThroughputExceededException as error:
                 throttled.add(index)
                 results.append(model.PutRecordsResultEntry(None, None, type(error).__name__, ""))
@@ -487,10 +512,18 @@ class ReferenceStore:
 
     def ingest(self, name: str, entries: list[Entry]) -> model.IngestResult:
         stream, shard_ids = self.stream(name), set[str]()
-        for index, (data, key, explicit_hash_key) in enumerate(entries):
-            hash_key = hash_key_of_entry(index, (data, key, explicit_hash_key))
-            shard_ids.add(self.append(stream, hash_key, data, key).shard_id)
-        return model.IngestResult(len(entries), sum(len(data) for data, _, _ in entries), frozenset(shard_ids))
+        for index, entry in enumerate(entries):
+            hash_key = hash_key_of_entry(index, entry)
+            shard_ids.add(self.append_once(stream, hash_key, entry[0], entry[1], entry[3]).shard_id)
+        return model.IngestResult(len(entries), sum(len(entry[0]) for entry in entries), frozenset(shard_ids))
+
+    def append_once(
+        self, stream: StreamState, hash_key: int, data: bytes, key: str, once: str | None
+    ) -> model.PutRecordResult:
+        first = stream.first_put(once, self.clock()) or self.append(stream, hash_key, data, key)
+        if once is not None:
+            stream.first_puts.setdefault(once, (first, self.clock()))
+        return first
 
     def append(self, stream: StreamState, hash_key: int, data: bytes, key: str) -> model.PutRecordResult:
         shard = stream.at(hash_key)
@@ -570,7 +603,9 @@ def hash_key_at(argument: str, text: str) -> int:
 
 def hash_key_of_entry(index: int, entry: Entry) -> int:
     try:
-        return hash_key_of(*entry)
+        hash_key = hash_key_of(*entry[:3])
+        check(RULES, idempotency_key=entry[3])
+        return hash_key
     except errors.InvalidArgumentException as refusal:
         argument = f"records[{index}].{refusal.argument}"
         raise errors.InvalidArgumentException(argument=argument, value=None, constraint="") from None

@@ -13,6 +13,8 @@ import streamstore.check
 from streamstore import HashKeyRange, StoreNotFoundError, StreamStore
 from streamstore.check import check_store
 from streamstore.disk_format import (
+    IDEMPOTENCY_KEYS_DATABASE,
+    IDEMPOTENCY_TIMES_DATABASE,
     NEXT_STREAM_NUMBER_KEY,
     SHARD_COUNT_KEY,
     RecordFormat,
@@ -22,13 +24,16 @@ from streamstore.disk_format import (
     decode_stream,
     encode_consumer,
     encode_counter,
+    encode_first_put,
     encode_format_value,
     encode_position,
     encode_stream,
+    idempotency_key_key,
+    idempotency_time_key,
     position_key,
     record_key,
 )
-from streamstore.model import ShardCounter, StoredConsumer, StoredShard, StoredStream, StreamNumber
+from streamstore.model import FirstPut, ShardCounter, StoredConsumer, StoredShard, StoredStream, StreamNumber
 from tests.conftest import Clock, open_store
 from tests.damage import RawStore, behind_the_back_of
 
@@ -41,14 +46,14 @@ SHARD = "Shard 0 of s"
 def path(store_path: Path, clock: Clock) -> Path:
     """A closed store with the streams "s" (one shard, three records, one a millisecond) and "t" (two shards).
 
-    "s" has the consumer "c".
+    The last record of "s" was put with the idempotency key "once", and "s" has the consumer "c".
     """
     with open_store(store_path, clock) as store:
         store.create_stream("s")
         store.create_stream("t", shard_count=2)
-        for _ in range(3):
+        for idempotency_key in (None, None, "once"):
             clock.advance(1)
-            store.put_record("s", b"data", "k")
+            store.put_record("s", b"data", "k", idempotency_key=idempotency_key)
         store.register_stream_consumer("s", "c")
     assert check_store(store_path) == []
     return store_path
@@ -89,6 +94,15 @@ def put_position(raw: RawStore, stream_number: int, name: str, shard_index: int)
 
 
 START_MS = 1_700_000_000_000
+ONCE = idempotency_key_key(NUMBER, "once")
+TIME_OF_ONCE = idempotency_time_key(ONCE, START_MS + 3)
+
+
+def put_first(raw: RawStore, key: bytes, shard_index: int, sequence: int) -> None:
+    put = FirstPut(shard_index, sequence, START_MS + 3)
+    raw.put(IDEMPOTENCY_KEYS_DATABASE, key, encode_first_put(key, put))
+
+
 DAMAGES: list[tuple[Callable[[RawStore], None], str]] = [
     (lambda raw: raw.flip_last_bit(b"streams", b"s"), r"The entry of stream b's' is damaged: "),
     (
@@ -186,6 +200,40 @@ DAMAGES: list[tuple[Callable[[RawStore], None], str]] = [
     (lambda raw: put_position(raw, 1, "c", 1), r"The position b'.*c.*' is one in a shard that never was\."),
     (lambda raw: raw.put(b"positions", position_key(NUMBER, "c", 0), b""), r"The position b'.*' is damaged: "),
     (lambda raw: raw.put(b"positions", b"odd", encode_position(b"odd", 1)), r"The position b'odd' is damaged: "),
+    (
+        lambda raw: put_first(raw, idempotency_key_key(StreamNumber(9), "k"), 0, 0),
+        "The idempotency key 0{7}9.{32} belongs to no stream",
+    ),
+    (lambda raw: raw.put(IDEMPOTENCY_KEYS_DATABASE, b"odd", b"v"), "The idempotency key 6f6464 belongs to no stream"),
+    (lambda raw: raw.flip_last_bit(IDEMPOTENCY_KEYS_DATABASE, ONCE), rf"The idempotency key {ONCE.hex()} is damaged: "),
+    (
+        lambda raw: put_first(raw, ONCE, 0, 3),
+        rf"The idempotency key {ONCE.hex()} names record 3 of shard 0, which s has not given out\.",
+    ),
+    (
+        lambda raw: put_first(raw, ONCE, 1, 0),
+        rf"The idempotency key {ONCE.hex()} names record 0 of shard 1, which s has not given out\.",
+    ),
+    (
+        lambda raw: raw.delete(IDEMPOTENCY_TIMES_DATABASE, TIME_OF_ONCE),
+        rf"The idempotency key {ONCE.hex()} has no time, so it would never be deleted\.",
+    ),
+    (
+        lambda raw: raw.delete(IDEMPOTENCY_KEYS_DATABASE, ONCE),
+        rf"The idempotency time {TIME_OF_ONCE.hex()} is not that of a key\.",
+    ),
+    (
+        lambda raw: raw.put(IDEMPOTENCY_TIMES_DATABASE, idempotency_time_key(ONCE, 0), b""),
+        rf"The idempotency time {idempotency_time_key(ONCE, 0).hex()} is not that of a key\.",
+    ),
+    (
+        lambda raw: raw.put(IDEMPOTENCY_TIMES_DATABASE, TIME_OF_ONCE, b"v"),
+        rf"The idempotency time {TIME_OF_ONCE.hex()} is not that of a key\.",
+    ),
+    (
+        lambda raw: raw.put(IDEMPOTENCY_TIMES_DATABASE, b"odd", b""),
+        r"The idempotency time 6f6464 is not that of a key\.",
+    ),
     (lambda raw: raw.flip_last_bit(b"format", SHARD_COUNT_KEY), r"The store is damaged: "),
     (lambda raw: raw.delete(b"format", NEXT_STREAM_NUMBER_KEY), r"The store is damaged: b'next_stream_number' is miss"),
     (lambda raw: raw.flip_last_bit(b"format", b"version"), r"The store is damaged: .*format/version"),

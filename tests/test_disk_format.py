@@ -24,6 +24,7 @@ from streamstore.disk_format import (
     counter_key,
     decode_consumer,
     decode_counter,
+    decode_first_put,
     decode_format_bytes,
     decode_format_int,
     decode_format_str,
@@ -31,18 +32,32 @@ from streamstore.disk_format import (
     decode_stream,
     encode_consumer,
     encode_counter,
+    encode_first_put,
     encode_format_value,
     encode_position,
     encode_stream,
+    idempotency_key_key,
+    idempotency_start,
+    idempotency_time_key,
     parse_position_key,
     position_key,
     positions_prefix,
     record_key,
     records_database,
     sequence_of_record_key,
+    split_idempotency_time_key,
     stream_key,
+    stream_number_of_idempotency_key,
 )
-from streamstore.model import STREAM_MODES, ShardCounter, StoredConsumer, StoredShard, StoredStream, StreamNumber
+from streamstore.model import (
+    STREAM_MODES,
+    FirstPut,
+    ShardCounter,
+    StoredConsumer,
+    StoredShard,
+    StoredStream,
+    StreamNumber,
+)
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
@@ -117,6 +132,11 @@ SEALED = [
     Sealed("consumer", encode_consumer(CONSUMER), partial(decode_consumer, consumer_key(StreamNumber(7), "billing"))),
     Sealed("position", encode_position(POSITION_KEY, 300), partial(decode_position, POSITION_KEY)),
     Sealed(
+        "first put",
+        encode_first_put(idempotency_key_key(StreamNumber(7), "once"), FirstPut(1, 2, 3)),
+        partial(decode_first_put, idempotency_key_key(StreamNumber(7), "once")),
+    ),
+    Sealed(
         "record",
         RecordFormat(StreamNumber(7), 1).encode(record_key(5), 1_700_000_000_000, "ключ", b"data"),
         partial(RecordFormat(StreamNumber(7), 1).decode, record_key(5)),
@@ -156,6 +176,25 @@ def test_a_record_reads_as_written(
     value = RecordFormat(stream_number, shard_index).encode(key, arrival_ms, partition_key, data)
     record = RecordFormat(stream_number, shard_index).decode(key, value)
     assert record == Record(str(sequence), partition_key, data, arrival_ms)
+
+
+@given(stream_numbers, texts, st.builds(FirstPut, u32, u64, u64))
+def test_a_first_put_reads_as_written(stream_number: StreamNumber, text: str, put: FirstPut) -> None:
+    key = idempotency_key_key(stream_number, text)
+    assert decode_first_put(key, encode_first_put(key, put)) == put
+    assert stream_number_of_idempotency_key(key) == stream_number
+    assert split_idempotency_time_key(idempotency_time_key(key, put.sent_ms)) == (key, put.sent_ms)
+
+
+@given(stream_numbers, stream_numbers, texts, u64, st.integers(-(2**65), 2**65))
+def test_idempotency_keys_lie_by_stream_and_their_times_by_time(
+    stream_number: StreamNumber, other: StreamNumber, text: str, sent_ms: int, start_ms: int
+) -> None:
+    key = idempotency_key_key(stream_number, text)
+    time_key = idempotency_time_key(key, sent_ms)
+    assert (idempotency_start(other) < key) == (idempotency_start(other) < time_key) == (other <= stream_number)
+    if start_ms < 2**64:
+        assert (idempotency_start(stream_number, start_ms) < time_key) == (start_ms <= sent_ms)
 
 
 @given(u64, u64)
@@ -233,6 +272,9 @@ def test_a_value_moved_to_another_key_is_detected() -> None:
     with pytest.raises(DamagedValueError):
         decode_position(position_key(StreamNumber(7), "billing", 2), encode_position(POSITION_KEY, 0))
     counter = encode_counter(StreamNumber(7), 1, ShardCounter())
+    keys = [idempotency_key_key(StreamNumber(7), text) for text in ("once", "twice")]
+    with pytest.raises(DamagedValueError):
+        decode_first_put(keys[1], encode_first_put(keys[0], FirstPut(0, 0, 0)))
     for stream_number, shard_index in ((StreamNumber(7), 0), (StreamNumber(8), 1)):
         with pytest.raises(DamagedValueError):
             decode_counter(stream_number, shard_index, counter)
@@ -265,6 +307,7 @@ def test_hostile_bytes_under_a_right_checksum_raise_nothing_but_damaged_value_er
             partial(decode_consumer, consumer_key(StreamNumber(7), "c")),
         ),
         (b"positions/" + POSITION_KEY, partial(decode_position, POSITION_KEY)),
+        (b"idempotency_keys/" + bytes(20), partial(decode_first_put, bytes(20))),
         (bytes(16), partial(RecordFormat(StreamNumber(0), 0).decode, bytes(8))),
     ]
     for address, decode in decoders:

@@ -1,10 +1,11 @@
 """Pins format version 1: these bytes are on other people's disks. Never edit an expected value here.
 
-The literals were computed from the documented format with ``struct``, ``zlib.crc32`` and ``msgpack`` alone; the last
-test reads a whole store in that way.
+The literals were computed from the documented format with ``struct``, ``zlib.crc32``, ``blake2b`` and ``msgpack``
+alone; the last test reads a whole store in that way.
 """
 
 import struct
+from hashlib import blake2b
 from pathlib import Path
 from zlib import crc32
 
@@ -18,19 +19,23 @@ from streamstore.disk_format import (
     counter_key,
     decode_consumer,
     decode_counter,
+    decode_first_put,
     decode_position,
     decode_stream,
     encode_consumer,
     encode_counter,
+    encode_first_put,
     encode_format_value,
     encode_position,
     encode_stream,
+    idempotency_key_key,
+    idempotency_time_key,
     position_key,
     record_key,
     records_database,
     stream_key,
 )
-from streamstore.model import ShardCounter, StoredConsumer, StoredShard, StoredStream, StreamNumber
+from streamstore.model import FirstPut, ShardCounter, StoredConsumer, StoredShard, StoredStream, StreamNumber
 from tests.conftest import Clock, open_store
 from tests.damage import behind_the_back_of
 
@@ -90,6 +95,13 @@ RECORD_BYTES = bytes.fromhex(
     "91288d82"  # CRC-32 over stream number, shard index, sequence, and what follows
     "93cf0000018bcfe56805a8d0bad0bbd18ed187c40600ff64617461"  # [1700000000005, "ключ", 00ff64617461]
 )
+IDEMPOTENCY_KEY = bytes.fromhex("00000001dc18c87726af8db3eee36640248c9a70")  # 1, BLAKE2b of "заказ 1"
+IDEMPOTENCY_TIME = bytes.fromhex("000000010000018bcfe56805dc18c87726af8db3eee36640248c9a70")
+FIRST_PUT = FirstPut(shard_index=1, sequence=258, sent_ms=1_700_000_000_005)
+FIRST_PUT_BYTES = bytes.fromhex(
+    "3b414f3d"  # CRC-32 over b"idempotency_keys/", the key, and what follows
+    "0000000100000000000001020000018bcfe56805"
+)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +159,13 @@ def test_a_record_keeps_its_bytes() -> None:
     assert record_format.decode(record_key(258), RECORD_BYTES) == RECORD
 
 
+def test_an_idempotency_key_and_its_time_keep_their_bytes() -> None:
+    assert idempotency_key_key(NUMBER, "заказ 1") == IDEMPOTENCY_KEY
+    assert idempotency_time_key(IDEMPOTENCY_KEY, FIRST_PUT.sent_ms) == IDEMPOTENCY_TIME
+    assert encode_first_put(IDEMPOTENCY_KEY, FIRST_PUT) == FIRST_PUT_BYTES
+    assert decode_first_put(IDEMPOTENCY_KEY, FIRST_PUT_BYTES) == FIRST_PUT
+
+
 def unsealed(address: bytes, value: bytes) -> bytes:
     assert value[:4] == struct.pack(">I", crc32(address + value[4:]))
     return value[4:]
@@ -157,7 +176,7 @@ def test_a_whole_store_reads_by_the_documented_format_alone(store_path: Path, cl
         store.create_stream("clicks", shard_count=2, write_quota_kb_per_sec=128)
         clock.advance(5)
         store.put_record("clicks", b"first", "k")  # MD5 of "k": the upper half
-        store.put_record("clicks", b"\x00\xff", "ключ")
+        store.put_record("clicks", b"\x00\xff", "ключ", idempotency_key="заказ 1")
         store.register_stream_consumer("clicks", "billing")
     with behind_the_back_of(store_path) as raw:
         format_values = {key: msgpack.unpackb(unsealed(b"format/" + key, value)) for key, value in raw.items(b"format")}
@@ -192,6 +211,12 @@ def test_a_whole_store_reads_by_the_documented_format_alone(store_path: Path, cl
             ("0000000000000000", [1_700_000_000_005, "k", b"first"]),
             ("0000000000000001", [1_700_000_000_005, "ключ", b"\x00\xff"]),
         ]
+
+        number, digest = struct.pack(">I", 1), blake2b("заказ 1".encode(), digest_size=16).digest()
+        ((key, value),) = raw.items(b"idempotency_keys")
+        assert key == number + digest
+        assert struct.unpack(">IQQ", unsealed(b"idempotency_keys/" + key, value)) == (1, 1, 1_700_000_000_005)
+        assert raw.items(b"idempotency_times") == [(number + struct.pack(">Q", 1_700_000_000_005) + digest, b"")]
 
 
 def test_a_store_of_another_format_version_is_refused_and_left_alone(store_path: Path, clock: Clock) -> None:

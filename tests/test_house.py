@@ -19,7 +19,7 @@ PACKAGE = ROOT / "streamstore"
 FOUNDATIONS = {"errors", "limits", "dialect", "model"}
 PURE_RULES = {"validate", "routing", "iterator", "shard_filter", "read_quota"}
 ENGINE_ROOMS = {"engine", "folder", "process"}  # one environment, its folder, and its place in the process
-IN_A_TRANSACTION = {"consumers", "streams", "reading", "retention", "shards", "reshard", "settings"}
+IN_A_TRANSACTION = {"consumers", "idempotency", "streams", "reading", "retention", "shards", "reshard", "settings"}
 
 # What each room may import of the package. Nothing else, whatever the need: move the code instead.
 MAY_IMPORT = {
@@ -37,10 +37,11 @@ MAY_IMPORT = {
     "folder": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "process": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "consumers": FOUNDATIONS | {"disk_format", "engine"},
-    "streams": FOUNDATIONS | {"routing", "disk_format", "engine", "consumers"},
+    "idempotency": FOUNDATIONS | {"disk_format", "engine"},
+    "streams": FOUNDATIONS | {"routing", "disk_format", "engine", "consumers", "idempotency"},
     "reading": FOUNDATIONS | {"disk_format", "engine", "streams"},
     "retention": FOUNDATIONS | {"disk_format", "engine", "streams", "reading"},
-    "shards": FOUNDATIONS | {"disk_format", "engine", "streams", "retention"},
+    "shards": FOUNDATIONS | {"disk_format", "engine", "idempotency", "streams", "retention"},
     "reshard": FOUNDATIONS | {"routing", "engine", "streams"},
     "settings": FOUNDATIONS | {"engine", "streams", "reshard"},
     "receipt": set[str](),

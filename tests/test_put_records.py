@@ -113,7 +113,7 @@ def test_a_bad_explicit_hash_key_of_one_entry_refuses_all(stream: StreamStore) -
 @pytest.mark.parametrize(
     "entry",
     [
-        (), (b"",), (b"", "k", None, None), [b"", "k"], {"data": b"", "partition_key": "k"}, "ab", b"ab", None, 1,
+        (), (b"",), (b"", "k", None, None, None), [b"", "k"], {"data": b"", "partition_key": "k"}, "ab", b"ab", None, 1,
         Unprintable(), (SECRET,), [SECRET, "k"], SECRET,
     ],
     ids=shown,

@@ -82,6 +82,9 @@ hash_keys: st.SearchStrategy[str | None] = mostly(
 )
 sequence_numbers = mostly(st.integers(0, 12).map(str), str(2**64), "9" * 129, "01", "1" * 130)
 orderings: st.SearchStrategy[str | None] = st.none() | st.none() | sequence_numbers
+idempotency_keys: st.SearchStrategy[str | None] = mostly(
+    st.none() | st.sampled_from(["once", "twice"]), "\U0001f600" * 128, "", "k" * 129
+)
 limits = mostly(st.sampled_from([1, 2, 3, 10_000]), 0, 10_001)
 ITERATOR_TYPES: Final[list[ShardIteratorType]] = [
     "AT_SEQUENCE_NUMBER",
@@ -91,13 +94,21 @@ ITERATOR_TYPES: Final[list[ShardIteratorType]] = [
     "AT_TIMESTAMP",
 ]
 FILTER_TYPES: Final[tuple[ShardFilterType, ...]] = get_args(ShardFilterType)
-DrawnEntry = tuple[bytes | int, str, str | None]
-TOO_MANY: list[DrawnEntry] = [(b"", "k", None)] * 501
-TOO_LARGE: list[DrawnEntry] = [(1_048_576, "k", None)] * 5
+DrawnEntry = tuple[bytes | int, str, str | None, str | None]
+TOO_MANY: list[DrawnEntry] = [(b"", "k", None, None)] * 501
+TOO_LARGE: list[DrawnEntry] = [(1_048_576, "k", None, None)] * 5
 small_payloads: st.SearchStrategy[bytes | int] = mostly(st.binary(max_size=64), 100_000, 131_072, 200_000, 1_048_577)
-THROTTLED: list[DrawnEntry] = [(100_000, "k", None), (100_000, "k", None), (b"small", "k", None)]
+THROTTLED: list[DrawnEntry] = [
+    (100_000, "k", None, None),
+    (100_000, "k", None, "once"),
+    (b"small", "k", None, "twice"),
+    (b"small", "k", None, "once"),
+]
 drawn_entries: st.SearchStrategy[list[DrawnEntry]] = mostly(
-    st.lists(st.tuples(small_payloads, partition_keys, hash_keys), max_size=8), TOO_MANY, TOO_LARGE, THROTTLED
+    st.lists(st.tuples(small_payloads, partition_keys, hash_keys, idempotency_keys), max_size=8),
+    TOO_MANY,
+    TOO_LARGE,
+    THROTTLED,
 )
 MODES: Final[list[StreamMode]] = ["PROVISIONED", "PROVISIONED", "PROVISIONED", "PROVISIONED", "ON_DEMAND"]
 modes = st.sampled_from(MODES)
@@ -131,7 +142,7 @@ def refused(error: StreamStoreError) -> Refused:
 
 
 def entries_of(drawn: list[DrawnEntry]) -> list[Entry]:
-    return [(bytes(payload), key, hash_key) for payload, key, hash_key in drawn]
+    return [(bytes(payload), key, hash_key, once) for payload, key, hash_key, once in drawn]
 
 
 def continued(real: Callable[[], Listed], expected: Callable[[], Listed]) -> "MultipleResults[Tokens]":
@@ -396,6 +407,7 @@ class StoreAndOracle(RuleBasedStateMachine):
         key=partition_keys,
         hash_key=hash_keys,
         ordering=orderings,
+        once=idempotency_keys,
         failure=failures,
     )
     def put_record(
@@ -405,15 +417,21 @@ class StoreAndOracle(RuleBasedStateMachine):
         key: str,
         hash_key: str | None,
         ordering: str | None,
+        once: str | None,
         failure: Moment | None,
     ) -> None:
         data = bytes(payload)
         self.last_put_ms = self.clock()
         self.change(
             lambda: self.store.put_record(
-                name, data, key, explicit_hash_key=hash_key, sequence_number_for_ordering=ordering
+                name,
+                data,
+                key,
+                explicit_hash_key=hash_key,
+                sequence_number_for_ordering=ordering,
+                idempotency_key=once,
             ),
-            lambda: self.oracle.put_record(name, data, key, explicit_hash_key=hash_key, ordering=ordering),
+            lambda: self.oracle.put_record(name, data, key, explicit_hash_key=hash_key, ordering=ordering, once=once),
             failure,
         )
 
@@ -424,8 +442,14 @@ class StoreAndOracle(RuleBasedStateMachine):
     )
     def put_many(self, name: str, keys: list[str], step_ms: int) -> None:
         for key in keys:
-            self.put_record(name, key.encode(), key, None, None, None)
+            self.put_record(name, key.encode(), key, None, None, None, None)
             self.clock.advance(step_ms)
+
+    @rule(name=stream_names, after_ms=st.sampled_from([0, 299_999, 300_000, -299_999, -300_000]))
+    def put_once_and_again(self, name: str, after_ms: int) -> None:
+        self.put_record(name, b"first", "k", None, None, "once", None)
+        self.clock.advance(after_ms)
+        self.put_record(name, b"second", "a", None, None, "once", None)
 
     @rule(name=any_stream_names, drawn=drawn_entries, failure=failures)
     def put_records(self, name: str, drawn: list[DrawnEntry], failure: Moment | None) -> None:
@@ -454,8 +478,8 @@ class StoreAndOracle(RuleBasedStateMachine):
         if failure == "before":
             assert all(isinstance(result, Refused) for result in results)
             return
-        for (data, key, hash_key), result in zip(entries, results, strict=True):
-            put = partial(self.oracle.put_record, name, data, key, explicit_hash_key=hash_key, ordering=None)
+        for (data, key, hash_key, once), result in zip(entries, results, strict=True):
+            put = partial(self.oracle.put_record, name, data, key, explicit_hash_key=hash_key, ordering=None, once=once)
             assert result == outcome(put)
 
     @rule(name=any_stream_names, drawn=drawn_entries, failure=failures, good_commits=st.integers(0, 3))
@@ -654,8 +678,10 @@ class StoreAndOracle(RuleBasedStateMachine):
             assert "before" not in failed
             assert result == outcome(expected)
 
-    def submit(self, name: str, data: bytes, key: str, hash_key: str | None) -> Future[PutRecordResult]:
-        return self.store.submit_record(name, data, key, explicit_hash_key=hash_key)
+    def submit(
+        self, name: str, data: bytes, key: str, hash_key: str | None, once: str | None
+    ) -> Future[PutRecordResult]:
+        return self.store.submit_record(name, data, key, explicit_hash_key=hash_key, idempotency_key=once)
 
     def page_at(self, tokens: Tokens, limit: int) -> list[Tokens]:
         real = outcome(lambda: self.store.get_records(tokens[0], limit=limit))
