@@ -30,6 +30,7 @@ from streamstore.errors import (
     StoreNotFoundError,
     StreamStoreError,
 )
+from streamstore.feed import Feed
 from streamstore.model import (
     ChildShard,
     GetRecordsResult,
@@ -46,6 +47,7 @@ from streamstore.model import (
     Shard,
     ShardIteratorType,
     StreamDescription,
+    StreamRecord,
     SyncMode,
     TrimResult,
     UpdateShardCountResult,
@@ -58,6 +60,7 @@ __all__ = [
     "CorruptRecordError",
     "ExpiredIteratorException",
     "ExpiredNextTokenException",
+    "Feed",
     "GetRecordsResult",
     "HashKeyRange",
     "IngestResult",
@@ -86,6 +89,7 @@ __all__ = [
     "StoreLockedError",
     "StoreNotFoundError",
     "StreamDescription",
+    "StreamRecord",
     "StreamStore",
     "StreamStoreError",
     "SyncMode",
