@@ -9,7 +9,7 @@
 [b'hello']
 """
 
-from streamstore.aio import AsyncStreamStore
+from streamstore.aio import AsyncFeed, AsyncStreamStore
 from streamstore.errors import (
     CorruptRecordError,
     ExpiredIteratorException,
@@ -55,6 +55,7 @@ from streamstore.model import (
 from streamstore.store import StreamStore
 
 __all__ = [
+    "AsyncFeed",
     "AsyncStreamStore",
     "ChildShard",
     "CorruptRecordError",

@@ -60,7 +60,7 @@ class Feed(Generic[T_co]):
     """An iterator over what is stored already and what will be, which waits for it. Use it as a context manager.
 
     One thread iterates. ``close`` ends the iteration at once, and may be called by any thread and by a signal handler;
-    an interrupt ends the waiting too, and the iteration may go on behind it: nothing is lost. A store that is closed
+    an interrupt ends the waiting too, and the iteration may go on behind it with nothing lost. A store that is closed
     ends it with ``StoreClosedError``.
     """
 

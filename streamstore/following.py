@@ -38,10 +38,13 @@ class Found(NamedTuple):
 
 
 class Round(NamedTuple):
-    """What one look has found, and where it ends. The number is that of the commit that it has seen."""
+    """What one look has found, and where it ends. The number is that of the commit that it has seen.
+
+    ``turn`` is the index of the shard that the next look begins with.
+    """
 
     commit_number: int
-    found: list[Found]
+    found: deque[Found]
     places: dict[int, ShardPlace]
     turn: int
 
@@ -68,9 +71,8 @@ class Following:
         self._catalog = catalog
         self._dialect = dialect
         self._not_before_ms = not_before_ms
-        self._places = {index: ShardPlace(sequence, not_before_ms) for index, sequence in positions.items()}
-        self._turn = 0  # the index of the shard that is looked at first
-        self._found: deque[Found] = deque()
+        places = {index: ShardPlace(sequence, not_before_ms) for index, sequence in positions.items()}
+        self._round = Round(0, deque(), places, 0)
 
     def look(self, transaction: ReadTransaction, *, now_ms: int) -> Round:
         """Read on in each shard that may be read, in one snapshot. At most 1,000 records, and not much above 10 MiB.
@@ -79,9 +81,9 @@ class Following:
         found as the error that names it.
         """
         stream = self._load(transaction)
-        places = {index: place for index, place in self._places.items() if index in stream.shards}
-        found: list[Found] = []
-        turn, bytes_left = self._turn, GET_RECORDS_BYTES_MAX
+        places = {index: place for index, place in self._round.places.items() if index in stream.shards}
+        found: deque[Found] = deque()
+        turn, bytes_left = self._round.turn, GET_RECORDS_BYTES_MAX
         waiting = self._shards_with_news(transaction, stream, places, now_ms)
         limit = max(ROUND_RECORDS_MAX // max(1, len(waiting)), SHARD_RECORDS_MIN)
         for shard_index in waiting:
@@ -94,11 +96,13 @@ class Following:
         return Round(transaction.commit_number(), found, places, turn)
 
     def accept(self, round_: Round) -> bool:
-        """Go on from where the round ends. False: it found nothing, so wait for a commit behind it."""
-        changed = bool(round_.found) or round_.places != self._places
-        self._places = round_.places
-        self._turn = round_.turn
-        self._found.extend(round_.found)
+        """Go on from where the round ends, when all of the one before is taken.
+
+        False: it found nothing, so wait for a commit behind it.
+        """
+        assert not self._round.found, "a round may not replace records that nobody was given"
+        changed = bool(round_.found) or round_.places != self._round.places
+        self._round = round_  # all at once, so that an interrupt leaves the one or the other
         return changed
 
     def take(self) -> StreamRecord | None:
@@ -106,17 +110,18 @@ class Following:
 
         Raises ``CorruptRecordError`` once for a damaged record, and goes on behind it.
         """
-        if not self._found:
+        found = self._round.found
+        if not found:
             return None
-        record = self._found.popleft().record
+        record = found.popleft().record
         if isinstance(record, CorruptRecordError):
             raise record
         return record
 
     def positions(self) -> dict[int, int]:
         """Return for each shard that is begun the number behind the last record that was handed out."""
-        positions = {index: place.sequence for index, place in self._places.items()}
-        for shard_index, record in reversed(self._found):
+        positions = {index: place.sequence for index, place in self._round.places.items()}
+        for shard_index, record in reversed(self._round.found):
             positions[shard_index] = int(record.sequence_number)
         return positions
 
@@ -149,7 +154,7 @@ class Following:
                 and sequence < load_counter(transaction, stream.number, shard_index).next_sequence
             ):
                 waiting.append(shard_index)
-        return sorted(waiting, key=lambda shard_index: (shard_index < self._turn, shard_index))
+        return sorted(waiting, key=lambda shard_index: (shard_index < self._round.turn, shard_index))
 
     def _read(
         self,

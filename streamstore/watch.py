@@ -14,6 +14,7 @@ import os
 import queue
 import select
 import threading
+import time
 import weakref
 from typing import Final, Protocol, cast
 
@@ -25,6 +26,7 @@ __all__ = ["CommitBell", "CommitWaiter", "CommitWatch"]
 
 LOOK_ANYWAY_MS: Final = 1_000  # where the filesystem tells of no writes
 POLL_MS: Final = 5  # where there is no inotify: of a user's instances, there may be none left
+SETTLING_S: Final = (0, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005)  # between the writing of a commit and its showing
 INOTIFY_MODIFY: Final = 0x2  # Linux, inotify.h: IN_MODIFY
 EVENTS_BYTES: Final = 4_096
 
@@ -199,13 +201,22 @@ class CommitWatch:
         the writer was killed in between, that takes until the next commit: so look less and less often.
         """
         try:
-            written = self._engine.info()["last_txnid"]
-            visible = self._engine.read(lambda transaction: transaction.commit_number())
+            written, visible = self._newest_commits()
+            for wait_s in () if lag_ms else SETTLING_S:
+                if visible >= written:
+                    break
+                time.sleep(wait_s)
+                written, visible = self._newest_commits()
         except StorageError:
             self._wake_all()  # each finds out for itself what is wrong
             return 0
         self._wake({waiter: number for waiter, number in self._waiters.copy().items() if number < visible})
         return 2 * lag_ms or 1 if visible < written else 0
+
+    def _newest_commits(self) -> tuple[int, int]:
+        """Return the number of the newest commit in the file, and of the newest that a snapshot shows."""
+        written = self._engine.info()["last_txnid"]
+        return written, self._engine.read(lambda transaction: transaction.commit_number())
 
     def _wake_all(self) -> None:
         self._wake(self._waiters.copy())

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "opened": FOUNDATIONS | {"validate", "streams", "shards", "engine", "writer", "watch"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "opened"},
     "store": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | WAITING | {"engine", "ingest", "tail", "writer", "control"},
-    "aio": FOUNDATIONS | {"opened", "store", "writer"},
+    "aio": FOUNDATIONS | {"opened", "feed", "store", "writer"},
     "__init__": {"errors", "model", "feed", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack"}}
