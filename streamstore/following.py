@@ -142,17 +142,18 @@ class Following:
         self, transaction: ReadTransaction, stream: StoredStream, places: Mapping[int, ShardPlace], now_ms: int
     ) -> list[int]:
         """Return the indexes of the shards that may be read and have records to read, each in its turn."""
-        drained: set[int] = set()
+        finished: set[int] = set()  # with all their ancestors
         waiting: list[int] = []
         for shard_index, shard in stream.shards.items():  # indexes rise, so parents come before their children
             sequence = self._place(stream, places, shard_index).sequence
             stop = shard.next_sequence_at_close
-            if stream.has_expired(shard, now_ms) or (stop is not None and sequence >= stop):
-                drained.add(shard_index)
-            elif (
-                all(index in drained or index not in stream.shards for index in shard.parent_indexes)
-                and sequence < load_counter(transaction, stream.number, shard_index).next_sequence
-            ):
+            if stream.has_expired(shard, now_ms):
+                finished.add(shard_index)
+            elif any(index in stream.shards and index not in finished for index in shard.parent_indexes):
+                pass
+            elif stop is not None and sequence >= stop:
+                finished.add(shard_index)
+            elif sequence < load_counter(transaction, stream.number, shard_index).next_sequence:
                 waiting.append(shard_index)
         return sorted(waiting, key=lambda shard_index: (shard_index < self._round.turn, shard_index))
 
