@@ -278,6 +278,19 @@ class AsyncStreamStore:
     merge_shards = _awaited(StreamStore.merge_shards)
     update_shard_count = _awaited(StreamStore.update_shard_count)
     trim = _awaited(StreamStore.trim)
+    describe_stream_summary = _awaited(StreamStore.describe_stream_summary)
+    describe_limits = _awaited(StreamStore.describe_limits)
+    update_stream = _awaited(StreamStore.update_stream)
+    update_stream_mode = _awaited(StreamStore.update_stream_mode)
+    increase_stream_retention_period = _awaited(StreamStore.increase_stream_retention_period)
+    decrease_stream_retention_period = _awaited(StreamStore.decrease_stream_retention_period)
+    add_tags_to_stream = _awaited(StreamStore.add_tags_to_stream)
+    remove_tags_from_stream = _awaited(StreamStore.remove_tags_from_stream)
+    list_tags_for_stream = _awaited(StreamStore.list_tags_for_stream)
+    register_stream_consumer = _awaited(StreamStore.register_stream_consumer)
+    describe_stream_consumer = _awaited(StreamStore.describe_stream_consumer)
+    list_stream_consumers = _awaited(StreamStore.list_stream_consumers)
+    deregister_stream_consumer = _awaited(StreamStore.deregister_stream_consumer)
 
     @property
     def opened(self) -> StreamStore:

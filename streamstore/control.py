@@ -4,50 +4,95 @@ Each method validates, then hands a function to the writer (changes) or to the e
 """
 
 import contextlib
+from collections.abc import Collection, Mapping
 from itertools import islice
+from typing import Literal
 
-from streamstore.engine import ReadTransaction
+from streamstore.consumers import count_consumers, delete_consumer, iterate_consumers, load_consumer, register_consumer
+from streamstore.engine import ReadTransaction, WriteTransaction
 from streamstore.errors import InvalidArgumentException, ResourceNotFoundException
-from streamstore.iterator import ShardPage, encode_next_token, parse_next_token
+from streamstore.iterator import (
+    ConsumersPage,
+    ShardPage,
+    StreamsPage,
+    encode_consumers_token,
+    encode_next_token,
+    encode_streams_token,
+    parse_consumers_token,
+    parse_next_token,
+    parse_streams_token,
+)
 from streamstore.limits import (
     DESCRIBE_STREAM_LIMIT_DEFAULT,
     IDEMPOTENCY_WINDOW_SECONDS_DEFAULT,
     LIST_LIMIT_MAX,
     LIST_SHARDS_LIMIT_DEFAULT,
+    LIST_STREAM_CONSUMERS_LIMIT_DEFAULT,
     LIST_STREAMS_LIMIT_DEFAULT,
+    LIST_TAGS_LIMIT_MAX,
+    ON_DEMAND_STREAMS_PER_STORE_MAX,
     SHARDS_PER_STORE_MAX,
     TRIM_RECORDS_MAX,
 )
 from streamstore.model import (
+    Consumer,
+    ConsumerDescription,
+    DescribeLimitsResult,
     ListShardsResult,
+    ListStreamConsumersResult,
     ListStreamsResult,
+    ListTagsForStreamResult,
     SequenceNumberRange,
     Shard,
+    StoredConsumer,
     StoredStream,
     StreamDescription,
+    StreamDescriptionSummary,
+    StreamMode,
+    StreamSummary,
+    Tag,
     TrimResult,
     UpdateShardCountResult,
+    UpdateStreamResult,
     datetime_of_ms,
 )
 from streamstore.opened import OpenStore
 from streamstore.reading import ShardReader
 from streamstore.reshard import drop_expired_shards, merge_shards, resize_stream, split_shard
 from streamstore.retention import trim_shard
+from streamstore.settings import (
+    add_tags,
+    decrease_retention,
+    increase_retention,
+    remove_tags,
+    update_mode,
+    update_stream,
+)
 from streamstore.shards import ShardAppender
 from streamstore.streams import (
     create_stream,
     delete_stream,
-    iterate_stream_names,
+    iterate_streams,
     load_counter,
     save_counter,
     shard_index_of,
 )
 from streamstore.validate import (
+    parse_bool,
+    parse_consumer_address,
+    parse_consumer_name,
     parse_exclusive_start,
+    parse_exclusive_start_tag_key,
     parse_hash_key,
+    parse_retention,
     parse_shard_id,
+    parse_stream_mode,
     parse_stream_name,
     parse_stream_settings,
+    parse_stream_update,
+    parse_tag_keys,
+    parse_tags,
+    parse_target_shard_count,
     parse_whole_number,
     refuse_beside_next_token,
 )
@@ -65,15 +110,19 @@ class StreamControl(OpenStore):
         write_quota_kb_per_sec: int | None = None,
         read_quota: bool = False,
         idempotency_window_seconds: int = IDEMPOTENCY_WINDOW_SECONDS_DEFAULT,
+        stream_mode: StreamMode = "PROVISIONED",
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Create a stream whose shards divide the hash keys evenly. It is active when the call returns.
 
         ``retention_hours``: 1 to 24, default 24. ``write_quota_kb_per_sec``: 128, 512 or 1024 a shard, which brings
         a quota of 1,000 records/s with it; None for no quota. ``read_quota``: whether each shard lets itself be read at
         2 MB/s in 5 calls/s only. ``idempotency_window_seconds``: 1 to 3,600, how long an idempotency key is remembered.
+        ``stream_mode``: see ``update_stream_mode``. ``tags``: up to 50, as in ``add_tags_to_stream``.
 
         Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceInUseException`` (the name is taken),
-        ``LimitExceededException`` (more than 4,000 shards in the store), and the storage errors of ``put_record``.
+        ``LimitExceededException`` (more than 4,000 shards or 50 on-demand streams in the store), and the storage errors
+        of ``put_record``.
         """
         now_ms = self._clock()
         settings = parse_stream_settings(
@@ -83,17 +132,25 @@ class StreamControl(OpenStore):
             write_quota_kb_per_sec=write_quota_kb_per_sec,
             read_quota=read_quota,
             idempotency_window_seconds=idempotency_window_seconds,
+            stream_mode=stream_mode,
+            tags=tags,
             dialect=self._dialect,
         )
         self._change(lambda appender: create_stream(appender.flush(), settings, now_ms=now_ms, dialect=self._dialect))
 
-    def delete_stream(self, stream_name: str) -> None:
+    def delete_stream(self, stream_name: str, *, enforce_consumer_deletion: bool = False) -> None:
         """Delete a stream with its records. A new stream of that name shares nothing with it, tokens included.
 
-        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``, and the storage
-        errors of ``put_record``.
+        A stream with consumers is deleted only with ``enforce_consumer_deletion``; they go in the same commit.
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``,
+        ``ResourceInUseException`` (the stream has consumers), and the storage errors of ``put_record``.
         """
-        self._change_stream(parse_stream_name("stream_name", stream_name, self._dialect), delete_stream)
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        enforce = parse_bool("enforce_consumer_deletion", enforce_consumer_deletion)
+        self._change_stream(
+            name, lambda transaction, stream: delete_stream(transaction, stream, enforce_consumer_deletion=enforce)
+        )
 
     def split_shard(self, stream_name: str, shard_to_split: str, new_starting_hash_key: str) -> None:
         """Close a shard and open two in its place, the second from ``new_starting_hash_key`` on. Source: SplitShard.
@@ -155,14 +212,92 @@ class StreamControl(OpenStore):
         """
         now_ms = self._clock()
         name = parse_stream_name("stream_name", stream_name, self._dialect)
-        target = parse_whole_number("target_shard_count", target_shard_count, first=1, last=SHARDS_PER_STORE_MAX)
+        target = parse_target_shard_count("target_shard_count", target_shard_count)
         current = self._change_stream(
             name,
             lambda transaction, stream: resize_stream(
-                transaction, stream, target, dialect=self._dialect, now_ms=now_ms
+                transaction, stream, target, argument="target_shard_count", dialect=self._dialect, now_ms=now_ms
             ),
         )
         return UpdateShardCountResult(name, current_shard_count=current, target_shard_count=target)
+
+    def update_stream(
+        self,
+        stream_name: str,
+        *,
+        shard_count: int | None = None,
+        write_quota_kb_per_sec: int | Literal["keep"] | None = "keep",
+        retention_hours: int | None = None,
+        read_quota: bool | None = None,
+    ) -> UpdateStreamResult:
+        """Change what a stream is set to, in one commit, and return what it is now. Source: UpdateStream of Yandex.
+
+        The arguments are those of ``create_stream``; what is not given stays as it is. ``shard_count`` reshapes the
+        stream as ``update_shard_count`` does, ``retention_hours`` as the two operations for it do. A quota of None is
+        no quota.
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``,
+        ``LimitExceededException`` (more than 4,000 shards in the store), and the storage errors of ``put_record``.
+        """
+        now_ms = self._clock()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        update = parse_stream_update(
+            shard_count=shard_count,
+            write_quota_kb_per_sec=write_quota_kb_per_sec,
+            retention_hours=retention_hours,
+            read_quota=read_quota,
+            dialect=self._dialect,
+        )
+        self._forget_expired_before(name, update.retention_hours)
+        return self._change_stream(
+            name,
+            lambda transaction, stream: update_stream(
+                transaction, stream, update, dialect=self._dialect, now_ms=now_ms
+            ),
+        )
+
+    def update_stream_mode(self, stream_name: str, stream_mode: StreamMode) -> None:
+        """Set the mode of a stream, "PROVISIONED" or "ON_DEMAND". Source: UpdateStreamMode.
+
+        The shards of an on-demand stream are the store's: splitting, merging and resizing it is refused. This store
+        leaves them as they are.
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``,
+        ``LimitExceededException`` (more than 50 on-demand streams), and the storage errors of ``put_record``.
+        """
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        mode = parse_stream_mode(stream_mode)
+        self._change_stream(name, lambda transaction, stream: update_mode(transaction, stream, mode))
+
+    def increase_stream_retention_period(self, stream_name: str, retention_period_hours: int) -> None:
+        """Keep records longer than now, up to 24 hours. Source: IncreaseStreamRetentionPeriod.
+
+        What has expired stays so: it is deleted first, in bites as ``trim`` does it.
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``, and the storage
+        errors of ``put_record``.
+        """
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        hours = parse_retention("retention_period_hours", retention_period_hours, self._dialect)
+        self._forget_expired_before(name, hours)
+        self._change_stream(name, lambda transaction, stream: increase_retention(transaction, stream, hours))
+
+    def decrease_stream_retention_period(self, stream_name: str, retention_period_hours: int) -> None:
+        """Keep records less long than now, at least 1 hour. Source: DecreaseStreamRetentionPeriod.
+
+        What is older than that can no longer be read when the call returns, and is deleted in time.
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``, and the storage
+        errors of ``put_record``.
+        """
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        hours = parse_retention("retention_period_hours", retention_period_hours, self._dialect)
+        self._change_stream(name, lambda transaction, stream: decrease_retention(transaction, stream, hours))
+
+    def _forget_expired_before(self, stream_name: str, retention_hours: int | None) -> None:
+        """Delete what has expired before the retention is increased to so many hours: it must not come back."""
+        if retention_hours is not None and retention_hours > self._load(stream_name).stored.retention_hours:
+            self.trim(stream_name)
 
     def trim(self, stream_name: str | None = None) -> TrimResult:
         """Delete now what is older than the retention of the stream, or of all streams; its pages are used again.
@@ -175,7 +310,7 @@ class StreamControl(OpenStore):
         """
         now_ms = self._clock()
         if stream_name is None:
-            names = self._engine.read(lambda transaction: list(iterate_stream_names(transaction, "")))
+            names = self._engine.read(lambda transaction: [stream.name for stream in iterate_streams(transaction, "")])
         else:
             names = [self._load(parse_stream_name("stream_name", stream_name, self._dialect)).stored.name]
         record_count = shard_count = 0
@@ -184,7 +319,7 @@ class StreamControl(OpenStore):
                 for shard_index in self._load(name).stored.shards:
                     while trimmed := self._trim_bite(name, shard_index, now_ms):
                         record_count += trimmed
-                if any(self._load(name).stored.expired_indexes(now_ms)):
+                if self._load(name).stored.expired_indexes(now_ms):
                     shard_count += self._change_stream(
                         name,
                         lambda transaction, stream: drop_expired_shards(transaction, stream, now_ms=now_ms),
@@ -237,6 +372,45 @@ class StreamControl(OpenStore):
             write_quota_kb_per_sec=stream.write_quota_kb_per_sec,
             shards=tuple(shards[:shard_limit]),
             has_more_shards=len(shards) > shard_limit,
+            stream_mode=stream.mode,
+        )
+
+    def describe_stream_summary(self, stream_name: str) -> StreamDescriptionSummary:
+        """Describe what a stream is set to, and count its open shards and its consumers.
+
+        Raises ``InvalidArgumentException``, ``ResourceNotFoundException``, ``StorageError``.
+        """
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+
+        def look(transaction: ReadTransaction) -> tuple[StoredStream, int]:
+            stream = self._catalog.load(transaction, name).stored
+            return stream, count_consumers(transaction, stream)
+
+        stream, consumer_count = self._engine.read(look)
+        return StreamDescriptionSummary(
+            stream_name=name,
+            stream_status="ACTIVE",
+            stream_mode=stream.mode,
+            stream_creation_timestamp=datetime_of_ms(stream.creation_ms),
+            retention_period_hours=stream.retention_hours,
+            write_quota_kb_per_sec=stream.write_quota_kb_per_sec,
+            read_quota=stream.has_read_quota,
+            idempotency_window_seconds=stream.idempotency_window_ms // 1000,
+            open_shard_count=stream.open_shard_count,
+            consumer_count=consumer_count,
+        )
+
+    def describe_limits(self) -> DescribeLimitsResult:
+        """Tell how many shards and on-demand streams the store may hold, and how many it has.
+
+        Raises ``StorageError``.
+        """
+        streams = self._engine.read(lambda transaction: list(iterate_streams(transaction, "")))
+        return DescribeLimitsResult(
+            shard_limit=SHARDS_PER_STORE_MAX,
+            open_shard_count=sum(stream.open_shard_count for stream in streams),
+            on_demand_stream_count=sum(stream.mode == "ON_DEMAND" for stream in streams),
+            on_demand_stream_count_limit=ON_DEMAND_STREAMS_PER_STORE_MAX,
         )
 
     def list_shards(
@@ -289,19 +463,196 @@ class StreamControl(OpenStore):
         *,
         limit: int = LIST_STREAMS_LIMIT_DEFAULT,
         exclusive_start_stream_name: str | None = None,
+        next_token: str | None = None,
     ) -> ListStreamsResult:
-        """List up to ``limit`` (1 to 10,000) stream names in bytewise order, those behind the given name.
+        """List up to ``limit`` (1 to 10,000) streams in bytewise order of their names.
 
-        Raises ``InvalidArgumentException``, ``StorageError``.
+        Begin behind the given name, or go on with the ``next_token`` of the page before (good for 300 s), not both: a
+        page starts behind the last name of the one before, whatever was created or deleted meanwhile.
+
+        Raises ``InvalidArgumentException``, ``ExpiredNextTokenException``, ``StorageError``.
         """
-        name_limit = parse_whole_number("limit", limit, first=1, last=LIST_LIMIT_MAX)
+        now_ms = self._clock()
+        stream_limit = parse_whole_number("limit", limit, first=1, last=LIST_LIMIT_MAX)
         after = ""
-        if exclusive_start_stream_name is not None:
+        if next_token is not None:
+            refuse_beside_next_token("exclusive_start_stream_name", exclusive_start_stream_name)
+            after = parse_streams_token(next_token, now_ms=now_ms, secret=self._secret).after_stream_name
+        elif exclusive_start_stream_name is not None:
             after = parse_stream_name("exclusive_start_stream_name", exclusive_start_stream_name, self._dialect)
-        names = self._engine.read(
-            lambda transaction: list(islice(iterate_stream_names(transaction, after), name_limit + 1))
+        found = self._engine.read(
+            lambda transaction: list(islice(iterate_streams(transaction, after), stream_limit + 1))
         )
-        return ListStreamsResult(stream_names=tuple(names[:name_limit]), has_more_streams=len(names) > name_limit)
+        streams, has_more = found[:stream_limit], len(found) > stream_limit
+        token = None
+        if has_more:
+            token = encode_streams_token(StreamsPage(streams[-1].name), now_ms=now_ms, secret=self._secret)
+        return ListStreamsResult(
+            stream_names=tuple(stream.name for stream in streams),
+            has_more_streams=has_more,
+            next_token=token,
+            stream_summaries=tuple(
+                StreamSummary(
+                    stream_name=stream.name,
+                    stream_status="ACTIVE",
+                    stream_mode=stream.mode,
+                    stream_creation_timestamp=datetime_of_ms(stream.creation_ms),
+                )
+                for stream in streams
+            ),
+        )
+
+    def add_tags_to_stream(self, stream_name: str, tags: Mapping[str, str]) -> None:
+        """Add 1 to 50 tags to a stream, or give those it has new values. Source: AddTagsToStream.
+
+        ``tags``: keys of 1 to 128 characters that do not begin with "aws:", values of 0 to 256 characters.
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``,
+        ``LimitExceededException`` (more than 50 tags on the stream), and the storage errors of ``put_record``.
+        """
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        tags_to_add = parse_tags(tags, fewest=1)
+        self._change_stream(name, lambda transaction, stream: add_tags(transaction, stream, tags_to_add))
+
+    def remove_tags_from_stream(self, stream_name: str, tag_keys: Collection[str]) -> None:
+        """Remove the tags with 1 to 50 keys from a stream; those it does not have are ignored.
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``, and the storage
+        errors of ``put_record``.
+        """
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        keys = parse_tag_keys(tag_keys)
+        self._change_stream(name, lambda transaction, stream: remove_tags(transaction, stream, keys))
+
+    def list_tags_for_stream(
+        self, stream_name: str, *, exclusive_start_tag_key: str | None = None, limit: int = LIST_TAGS_LIMIT_MAX
+    ) -> ListTagsForStreamResult:
+        """List up to ``limit`` (1 to 50) tags of a stream in bytewise order of their keys, those behind the given key.
+
+        Raises ``InvalidArgumentException``, ``ResourceNotFoundException`` (no such stream), ``StorageError``.
+        """
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        after = parse_exclusive_start_tag_key(exclusive_start_tag_key)
+        tag_limit = parse_whole_number("limit", limit, first=1, last=LIST_TAGS_LIMIT_MAX)
+        tags = [Tag(key, value) for key, value in self._load(name).stored.tags if key > after]
+        return ListTagsForStreamResult(tuple(tags[:tag_limit]), has_more_tags=len(tags) > tag_limit)
+
+    def register_stream_consumer(self, stream_name: str, consumer_name: str) -> Consumer:
+        """Register a consumer with a stream. It is active when the call returns. Source: RegisterStreamConsumer.
+
+        ``consumer_name``: 1 to 128 letters, digits, "_", "." and "-".
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException`` (no such stream),
+        ``ResourceInUseException`` (the name is taken), ``LimitExceededException`` (the stream has 5 consumers or more
+        already), and the storage errors of ``put_record``.
+        """
+        now_ms = self._clock()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        consumer_to_register = parse_consumer_name(consumer_name)
+        consumer = self._change_stream(
+            name,
+            lambda transaction, stream: register_consumer(
+                transaction, stream, consumer_to_register, dialect=self._dialect, now_ms=now_ms
+            ),
+        )
+        return self._consumer(name, consumer)
+
+    def describe_stream_consumer(
+        self, stream_name: str | None = None, consumer_name: str | None = None, *, consumer_arn: str | None = None
+    ) -> ConsumerDescription:
+        """Describe a consumer, named by its stream and its name, or by its ARN alone.
+
+        The ARN of a consumer that was registered again since is that of no consumer.
+
+        Raises ``InvalidArgumentException``, ``ResourceNotFoundException`` (stream or consumer), ``StorageError``.
+        """
+        name, consumer_to_find = parse_consumer_address(stream_name, consumer_name, consumer_arn, self._dialect)
+
+        def look(transaction: ReadTransaction) -> Consumer:
+            stream = self._catalog.load(transaction, name).stored
+            return self._load_consumer(transaction, stream, consumer_to_find, consumer_arn)
+
+        consumer = self._engine.read(look)
+        return ConsumerDescription(
+            consumer_name=consumer.consumer_name,
+            consumer_arn=consumer.consumer_arn,
+            consumer_status=consumer.consumer_status,
+            consumer_creation_timestamp=consumer.consumer_creation_timestamp,
+            stream_arn=self._stream_arn(name),
+        )
+
+    def list_stream_consumers(
+        self,
+        stream_name: str,
+        *,
+        next_token: str | None = None,
+        max_results: int = LIST_STREAM_CONSUMERS_LIMIT_DEFAULT,
+    ) -> ListStreamConsumersResult:
+        """List up to ``max_results`` (1 to 10,000) consumers of a stream, in bytewise order of their names.
+
+        Go on with the ``next_token`` of the page before (good for 300 s): behind its last name, whatever was registered
+        or deregistered meanwhile.
+
+        Raises ``InvalidArgumentException``, ``ExpiredNextTokenException``, ``ResourceNotFoundException`` (no such
+        stream), ``StorageError``.
+        """
+        now_ms = self._clock()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        page_limit = parse_whole_number("max_results", max_results, first=1, last=LIST_LIMIT_MAX)
+        page = None if next_token is None else parse_consumers_token(next_token, now_ms=now_ms, secret=self._secret)
+
+        def look(transaction: ReadTransaction) -> list[StoredConsumer]:
+            stream = self._catalog.load(transaction, name).stored
+            if page is not None and page.stream_number != stream.number:
+                raise InvalidArgumentException(
+                    argument="next_token", value=next_token, constraint="belong to the stream that has this name today"
+                )
+            after_consumer_name = "" if page is None else page.after_consumer_name
+            return list(islice(iterate_consumers(transaction, stream, after_consumer_name), page_limit + 1))
+
+        found = self._engine.read(look)
+        token = None
+        if len(found) > page_limit:
+            found = found[:page_limit]
+            end = ConsumersPage(found[-1].stream_number, found[-1].name)
+            token = encode_consumers_token(end, now_ms=now_ms, secret=self._secret)
+        return ListStreamConsumersResult(tuple(self._consumer(name, consumer) for consumer in found), token)
+
+    def deregister_stream_consumer(
+        self, stream_name: str | None = None, consumer_name: str | None = None, *, consumer_arn: str | None = None
+    ) -> None:
+        """Take a consumer off the register, with the positions that it has reached in the stream.
+
+        Named as in ``describe_stream_consumer``. Raises, with nothing changed: ``InvalidArgumentException``,
+        ``ResourceNotFoundException`` (stream or consumer), and the storage errors of ``put_record``.
+        """
+        name, consumer_to_delete = parse_consumer_address(stream_name, consumer_name, consumer_arn, self._dialect)
+
+        def delete(transaction: WriteTransaction, stream: StoredStream) -> None:
+            self._load_consumer(transaction, stream, consumer_to_delete, consumer_arn)
+            delete_consumer(transaction, stream, consumer_to_delete)
+
+        self._change_stream(name, delete)
+
+    def _load_consumer(
+        self, transaction: ReadTransaction, stream: StoredStream, consumer_name: str, consumer_arn: str | None
+    ) -> Consumer:
+        """Return the consumer of this name, which must have this ARN if one is given."""
+        consumer = self._consumer(stream.name, load_consumer(transaction, stream, consumer_name))
+        if consumer_arn not in (None, consumer.consumer_arn):
+            raise ResourceNotFoundException(
+                resource=f"Consumer {consumer_arn}", remedy=f"the one of this name is {consumer.consumer_arn}"
+            )
+        return consumer
+
+    def _consumer(self, stream_name: str, consumer: StoredConsumer) -> Consumer:
+        stream_arn, seconds = self._stream_arn(stream_name), consumer.creation_ms // 1000
+        return Consumer(
+            consumer_name=consumer.name,
+            consumer_arn=f"{stream_arn}/consumer/{consumer.name}:{seconds}",
+            consumer_status="ACTIVE",
+            consumer_creation_timestamp=datetime_of_ms(consumer.creation_ms),
+        )
 
     def _shards_after(
         self, transaction: ReadTransaction, stream_name: str, after_shard_id: str | None, count: int, now_ms: int

@@ -34,6 +34,15 @@ LIST_LIMIT_MAX: Final = 10_000
 LIST_STREAMS_LIMIT_DEFAULT: Final = 100
 DESCRIBE_STREAM_LIMIT_DEFAULT: Final = 100
 LIST_SHARDS_LIMIT_DEFAULT: Final = 10_000  # ours: a local listing costs nothing
+LIST_STREAM_CONSUMERS_LIMIT_DEFAULT: Final = 100
+
+# Tags: AWS.
+TAG_KEY_CHARACTERS_MAX: Final = 128
+TAG_VALUE_CHARACTERS_MAX: Final = 256
+TAG_KEY_PREFIX_RESERVED: Final = "aws:"
+TAGS_PER_STREAM_MAX: Final = 50
+TAGS_PER_CALL_MAX: Final = 50
+LIST_TAGS_LIMIT_MAX: Final = 50
 
 # Write quota per shard: YDB values, 1,000 records/s from doc limits page. A shard saves up one second of it.
 WRITE_QUOTA_KB_PER_SEC_CHOICES: Final = (128, 512, 1024)
@@ -59,6 +68,7 @@ IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 128
 # How much one store holds: ours. A shard is one named LMDB database, and a process keeps a handle for each
 # it touched; LMDB reserves memory for as many as it may open (engine.py) in every transaction.
 SHARDS_PER_STORE_MAX: Final = 4_000
+ON_DEMAND_STREAMS_PER_STORE_MAX: Final = 50  # AWS: per account
 SEQUENCE_NUMBER_MAX: Final = 2**64 - 1  # eight bytes on disk
 
 # What submit_record lets be on its way at once: ours.

@@ -14,12 +14,17 @@ from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 __all__ = [
     "STREAM_MODES",
     "ChildShard",
+    "Consumer",
+    "ConsumerDescription",
+    "DescribeLimitsResult",
     "EncryptionType",
     "GetRecordsResult",
     "HashKeyRange",
     "IngestResult",
     "ListShardsResult",
+    "ListStreamConsumersResult",
     "ListStreamsResult",
+    "ListTagsForStreamResult",
     "NewRecord",
     "PutRecordResult",
     "PutRecordsEntry",
@@ -30,17 +35,23 @@ __all__ = [
     "Shard",
     "ShardCounter",
     "ShardIteratorType",
+    "StoredConsumer",
     "StoredShard",
     "StoredStream",
     "StreamDescription",
+    "StreamDescriptionSummary",
     "StreamMode",
     "StreamNumber",
     "StreamRecord",
     "StreamSettings",
+    "StreamSummary",
+    "StreamUpdate",
     "SyncMode",
+    "Tag",
     "TailStart",
     "TrimResult",
     "UpdateShardCountResult",
+    "UpdateStreamResult",
     "bytes_of_record",
     "datetime_of_ms",
     "new_named_tuple",
@@ -54,6 +65,7 @@ StreamNumber = NewType("StreamNumber", int)
 
 EncryptionType = Literal["NONE"]
 StreamStatus = Literal["ACTIVE"]
+ConsumerStatus = Literal["ACTIVE"]
 StreamMode = Literal["PROVISIONED", "ON_DEMAND"]
 STREAM_MODES: Final[tuple[StreamMode, ...]] = get_args(StreamMode)
 SyncMode = Literal["full", "normal", "off"]
@@ -257,12 +269,26 @@ class StoredStream:
     def retention_ms(self) -> int:
         return self.retention_hours * MS_PER_HOUR
 
+    @property
+    def open_shard_count(self) -> int:
+        return sum(shard.next_sequence_at_close is None for shard in self.shards.values())
+
     def has_expired(self, shard: StoredShard, now_ms: int) -> bool:
         """Tell whether all records of a closed shard are older than the retention. Then the shard is no more."""
         return shard.closed_ms is not None and shard.closed_ms + self.retention_ms < now_ms
 
     def expired_indexes(self, now_ms: int) -> list[int]:
         return [index for index, shard in self.shards.items() if self.has_expired(shard, now_ms)]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredConsumer:
+    """A consumer as the store keeps it. ``epoch`` counts who has taken it over, from 0, so that the last one wins."""
+
+    stream_number: StreamNumber
+    name: str
+    creation_ms: int
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +303,16 @@ class StreamSettings:
     idempotency_window_ms: int
     mode: StreamMode = "PROVISIONED"
     tags: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamUpdate:
+    """What a caller asks to change of a stream, validated. None, and "keep" for the quota, leave as it is."""
+
+    shard_count: int | None
+    retention_hours: int | None
+    write_quota_kb_per_sec: int | Literal["keep"] | None
+    has_read_quota: bool | None
 
 
 class ShardCounter(NamedTuple):
@@ -305,14 +341,44 @@ class StreamDescription:
     shards: tuple[Shard, ...]
     has_more_shards: bool
     encryption_type: EncryptionType = "NONE"
+    stream_mode: StreamMode = "PROVISIONED"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDescriptionSummary:
+    """A stream as ``describe_stream_summary`` shows it: what it is set to, and its shards and consumers counted."""
+
+    stream_name: str
+    stream_status: StreamStatus
+    stream_mode: StreamMode
+    stream_creation_timestamp: datetime
+    retention_period_hours: int
+    write_quota_kb_per_sec: int | None
+    read_quota: bool
+    idempotency_window_seconds: int
+    open_shard_count: int
+    consumer_count: int
+    encryption_type: EncryptionType = "NONE"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSummary:
+    """A stream as ``list_streams`` shows it."""
+
+    stream_name: str
+    stream_status: StreamStatus
+    stream_mode: StreamMode
+    stream_creation_timestamp: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class ListStreamsResult:
-    """One page of stream names in bytewise order."""
+    """One page of streams in bytewise order of their names; ``next_token`` is None on the last page."""
 
     stream_names: tuple[str, ...]
     has_more_streams: bool
+    next_token: str | None
+    stream_summaries: tuple[StreamSummary, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,12 +390,77 @@ class ListShardsResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Consumer:
+    """A consumer registered with a stream. One that is registered again under its name has another ARN."""
+
+    consumer_name: str
+    consumer_arn: str
+    consumer_status: ConsumerStatus
+    consumer_creation_timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerDescription:
+    """A consumer as ``describe_stream_consumer`` shows it, with the ARN of its stream."""
+
+    consumer_name: str
+    consumer_arn: str
+    consumer_status: ConsumerStatus
+    consumer_creation_timestamp: datetime
+    stream_arn: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListStreamConsumersResult:
+    """One page of consumers in bytewise order of their names; ``next_token`` is None on the last page."""
+
+    consumers: tuple[Consumer, ...]
+    next_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateShardCountResult:
     """How many open shards the stream had, and how many it has now."""
 
     stream_name: str
     current_shard_count: int
     target_shard_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStreamResult:
+    """What the stream is set to now, whether the update named it or not. ``shard_count`` counts the open shards."""
+
+    stream_name: str
+    shard_count: int
+    write_quota_kb_per_sec: int | None
+    retention_period_hours: int
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeLimitsResult:
+    """How many shards, expired and closed ones too, and on-demand streams the store may hold, and how many it has."""
+
+    shard_limit: int
+    open_shard_count: int
+    on_demand_stream_count: int
+    on_demand_stream_count_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A label of a stream: a key and its value, which may be empty."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListTagsForStreamResult:
+    """One page of tags in bytewise order of their keys."""
+
+    tags: tuple[Tag, ...]
+    has_more_tags: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ def split_shard(
     now_ms: int,
 ) -> None:
     """Close a shard and open two, the second from ``new_starting_hash_key`` on."""
+    _refuse_on_demand(stream)
     _refuse_closed(stream, shard_index, "shard_to_split", dialect)
     keys = stream.shards[shard_index].hash_key_range
     first = keys.starting_hash_key + dialect.split_margin_hash_keys + 1
@@ -132,6 +133,7 @@ def merge_shards(
     now_ms: int,
 ) -> None:
     """Close two shards whose hash keys touch, and open one that has them all."""
+    _refuse_on_demand(stream)
     _refuse_closed(stream, shard_index, "shard_to_merge", dialect)
     _refuse_closed(stream, adjacent_shard_index, "adjacent_shard_to_merge", dialect)
     keys, adjacent_keys = (stream.shards[index].hash_key_range for index in (shard_index, adjacent_shard_index))
@@ -150,17 +152,26 @@ def merge_shards(
 
 
 def resize_stream(
-    transaction: WriteTransaction, stream: StoredStream, target_shard_count: int, *, dialect: Dialect, now_ms: int
+    transaction: WriteTransaction,
+    stream: StoredStream,
+    target_shard_count: int,
+    *,
+    argument: str,
+    dialect: Dialect,
+    now_ms: int,
 ) -> int:
     """Reshape the stream into equal open shards, by splits and merges, and return how many it had.
+
+    ``argument`` is what the caller calls the target.
 
     A shard that has its range already stays as it is. Every other is split where the new ranges begin, and the pieces
     of each new range are merged; the pieces stay behind as empty closed shards, so each child knows its parents.
     """
+    _refuse_on_demand(stream)
     plan = _Plan(transaction, stream, now_ms)
     current_shard_count = len(plan.open_indexes())
     resized_ms = tuple(time_ms for time_ms in stream.resized_ms if now_ms - MS_PER_DAY < time_ms <= now_ms)
-    _refuse_resize(current_shard_count, target_shard_count, len(resized_ms), dialect)
+    _refuse_resize(argument, current_shard_count, target_shard_count, len(resized_ms), dialect)
     targets = slice_hash_keys(target_shard_count, dialect)
     for shard_index in plan.open_indexes():
         _split_at_all(plan, shard_index, [target.starting_hash_key for target in targets])
@@ -207,7 +218,16 @@ def _refuse_closed(stream: StoredStream, shard_index: int, argument: str, dialec
         )
 
 
-def _refuse_resize(current: int, target: int, resized_today: int, dialect: Dialect) -> None:
+def _refuse_on_demand(stream: StoredStream) -> None:
+    if stream.mode == "ON_DEMAND":
+        raise InvalidArgumentException(
+            argument="stream_name",
+            value=stream.name,
+            constraint="name a stream in PROVISIONED mode to change its shards; this one is ON_DEMAND",
+        )
+
+
+def _refuse_resize(argument: str, current: int, target: int, resized_today: int, dialect: Dialect) -> None:
     if dialect.resizes_per_day_max is not None and resized_today >= dialect.resizes_per_day_max:
         raise LimitExceededException(
             limit=f"{dialect.resizes_per_day_max} updates of the shard count a day", remedy="split or merge shards"
@@ -215,7 +235,7 @@ def _refuse_resize(current: int, target: int, resized_today: int, dialect: Diale
     factor = dialect.resize_factor_max
     if factor is not None and not current <= target * factor <= current * factor * factor:
         raise InvalidArgumentException(
-            argument="target_shard_count",
+            argument=argument,
             value=target,
             constraint=(
                 f"lie between {-(-current // factor)} and {current * factor}, because the stream has {current} open "

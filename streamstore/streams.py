@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator
 from itertools import cycle
 
+from streamstore.consumers import delete_consumers, refuse_consumers
 from streamstore.dialect import DIALECTS, Dialect
 from streamstore.disk_format import (
     COUNTERS_DATABASE,
@@ -41,7 +42,7 @@ from streamstore.errors import (
     ResourceNotFoundException,
     StoreFormatError,
 )
-from streamstore.limits import SHARDS_PER_STORE_MAX
+from streamstore.limits import ON_DEMAND_STREAMS_PER_STORE_MAX, SHARDS_PER_STORE_MAX
 from streamstore.model import ShardCounter, StoredShard, StoredStream, StreamNumber, StreamSettings
 from streamstore.routing import ShardRouter, slice_hash_keys
 
@@ -54,10 +55,11 @@ __all__ = [
     "delete_stream",
     "drop_shard",
     "initial_databases",
-    "iterate_stream_names",
+    "iterate_streams",
     "load_counter",
     "load_format",
     "load_format_int",
+    "refuse_another_on_demand",
     "save_counter",
     "save_stream",
     "shard_index_of",
@@ -194,6 +196,8 @@ def create_stream(transaction: WriteTransaction, settings: StreamSettings, *, no
         raise ResourceInUseException(
             resource=f"Stream {settings.name}", remedy="use it, delete it first, or choose another name"
         )
+    if settings.mode == "ON_DEMAND":
+        refuse_another_on_demand(transaction)
     add_to_shard_count(transaction, settings.shard_count)
     number = StreamNumber(load_format_int(transaction, NEXT_STREAM_NUMBER_KEY))
     stream = StoredStream(
@@ -218,7 +222,11 @@ def create_stream(transaction: WriteTransaction, settings: StreamSettings, *, no
     save_stream(transaction, stream)
 
 
-def delete_stream(transaction: WriteTransaction, stream: StoredStream) -> None:
+def delete_stream(transaction: WriteTransaction, stream: StoredStream, *, enforce_consumer_deletion: bool) -> None:
+    if enforce_consumer_deletion:
+        delete_consumers(transaction, stream)
+    else:
+        refuse_consumers(transaction, stream)
     for shard_index in stream.shards:
         drop_shard(transaction, stream.number, shard_index)
     transaction.delete(STREAMS_DATABASE, stream_key(stream.name))
@@ -272,11 +280,20 @@ def save_counter(
     )
 
 
-def iterate_stream_names(transaction: ReadTransaction, after: str) -> Iterator[str]:
-    """Yield the names greater than ``after`` in bytewise order, each proved by its entry."""
+def refuse_another_on_demand(transaction: ReadTransaction) -> None:
+    on_demand_count = sum(stream.mode == "ON_DEMAND" for stream in iterate_streams(transaction, ""))
+    if on_demand_count >= ON_DEMAND_STREAMS_PER_STORE_MAX:
+        raise LimitExceededException(
+            limit=f"{ON_DEMAND_STREAMS_PER_STORE_MAX} streams in ON_DEMAND mode per store",
+            remedy="update the mode of one to PROVISIONED, delete one, or use a second store",
+        )
+
+
+def iterate_streams(transaction: ReadTransaction, after: str) -> Iterator[StoredStream]:
+    """Yield the streams with names greater than ``after`` in bytewise order."""
     for key, value in transaction.items_from(STREAMS_DATABASE, stream_key(after)):
         if key != stream_key(after):
-            yield _decode(key, value).name
+            yield _decode(key, value)
 
 
 def load_format_int(transaction: ReadTransaction, key: bytes) -> int:

@@ -6,7 +6,7 @@ Sources: the PutRecord document for put_record, the Kinesis model for the rest.
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -24,14 +24,22 @@ from streamstore.limits import (
     RECORD_DATA_BYTES_MAX,
     SEQUENCE_NUMBER_DIGITS_MAX,
     SEQUENCE_NUMBER_MAX,
+    SHARDS_PER_STORE_MAX,
     STREAM_NAME_CHARACTERS_MAX,
+    TAG_KEY_CHARACTERS_MAX,
+    TAG_KEY_PREFIX_RESERVED,
+    TAG_VALUE_CHARACTERS_MAX,
+    TAGS_PER_CALL_MAX,
     TIMESTAMP_AHEAD_MS_MAX,
     WRITE_QUOTA_KB_PER_SEC_CHOICES,
 )
 from streamstore.model import (
+    STREAM_MODES,
     NewRecord,
     ShardIteratorType,
+    StreamMode,
     StreamSettings,
+    StreamUpdate,
     SyncMode,
     TailStart,
     bytes_of_record,
@@ -43,6 +51,9 @@ from streamstore.routing import hash_key_of_partition_key
 HASH_KEY_PATTERN: Final = re.compile(r"0|([1-9][0-9]{0,38})")
 SEQUENCE_NUMBER_PATTERN: Final = re.compile(rf"0|([1-9][0-9]{{0,{SEQUENCE_NUMBER_DIGITS_MAX - 1}}})")
 SHARD_ID_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+CONSUMER_NAME_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+CONSUMER_ARN_PATTERN: Final = re.compile(rf"(?:.*/)?([^/]+)/consumer/({CONSUMER_NAME_PATTERN.pattern}):[0-9]+")
+CONSUMER_ARN_CHARACTERS_MAX: Final = 2_048
 
 PARTITION_KEYS_REMEMBERED: Final = 16_384
 _hash_keys: Final[dict[str, int]] = {}
@@ -288,10 +299,34 @@ def parse_exclusive_start(value: object) -> str | None:
 
 
 def refuse_beside_next_token(argument: str, value: object) -> None:
-    if value is not None:
-        raise InvalidArgumentException(
-            argument=argument, value=value, constraint="not be given together with next_token"
-        )
+    _refuse_beside("next_token", argument, value)
+
+
+def parse_consumer_name(value: object) -> str:
+    if isinstance(value, str) and CONSUMER_NAME_PATTERN.fullmatch(value):
+        return value
+    raise InvalidArgumentException(
+        argument="consumer_name", value=value, constraint="be a str of 1 to 128 letters, digits, '_', '.' and '-'"
+    )
+
+
+def parse_consumer_address(
+    stream_name: object, consumer_name: object, consumer_arn: object, dialect: Dialect
+) -> tuple[str, str]:
+    """Return the names of a stream and of its consumer, as they were given, or as the consumer's ARN says."""
+    if consumer_arn is None:
+        return parse_stream_name("stream_name", stream_name, dialect), parse_consumer_name(consumer_name)
+    _refuse_beside("consumer_arn", "stream_name", stream_name)
+    _refuse_beside("consumer_arn", "consumer_name", consumer_name)
+    if isinstance(consumer_arn, str) and len(consumer_arn) <= CONSUMER_ARN_CHARACTERS_MAX:
+        match = CONSUMER_ARN_PATTERN.fullmatch(consumer_arn)
+        if match and _is_stream_name(match[1], dialect.stream_name_pattern):
+            return match[1], match[2]
+    raise InvalidArgumentException(
+        argument="consumer_arn",
+        value=consumer_arn,
+        constraint="be the ARN of a consumer, a str that ends in <stream name>/consumer/<consumer name>:<seconds>",
+    )
 
 
 def parse_path(value: object) -> Path:
@@ -312,6 +347,8 @@ def parse_stream_settings(
     write_quota_kb_per_sec: object,
     read_quota: object,
     idempotency_window_seconds: object,
+    stream_mode: object,
+    tags: object,
     dialect: Dialect,
 ) -> StreamSettings:
     return StreamSettings(
@@ -320,12 +357,7 @@ def parse_stream_settings(
         retention_hours=(
             dialect.retention_hours_default
             if retention_hours is None
-            else parse_whole_number(
-                "retention_hours",
-                retention_hours,
-                first=dialect.retention_hours_min,
-                last=dialect.retention_hours_max,
-            )
+            else parse_retention("retention_hours", retention_hours, dialect)
         ),
         write_quota_kb_per_sec=_parse_write_quota(write_quota_kb_per_sec),
         has_read_quota=parse_bool("read_quota", read_quota),
@@ -333,7 +365,74 @@ def parse_stream_settings(
         * parse_whole_number(
             "idempotency_window_seconds", idempotency_window_seconds, first=1, last=IDEMPOTENCY_WINDOW_SECONDS_MAX
         ),
+        mode=parse_stream_mode(stream_mode),
+        tags=() if tags is None else parse_tags(tags, fewest=0),
     )
+
+
+def parse_stream_update(
+    *,
+    shard_count: object,
+    write_quota_kb_per_sec: object,
+    retention_hours: object,
+    read_quota: object,
+    dialect: Dialect,
+) -> StreamUpdate:
+    return StreamUpdate(
+        shard_count=None if shard_count is None else parse_target_shard_count("shard_count", shard_count),
+        retention_hours=(
+            None if retention_hours is None else parse_retention("retention_hours", retention_hours, dialect)
+        ),
+        write_quota_kb_per_sec=(
+            "keep"
+            if isinstance(write_quota_kb_per_sec, str) and write_quota_kb_per_sec == "keep"
+            else _parse_write_quota(write_quota_kb_per_sec)
+        ),
+        has_read_quota=None if read_quota is None else parse_bool("read_quota", read_quota),
+    )
+
+
+def parse_target_shard_count(argument: str, value: object) -> int:
+    return parse_whole_number(argument, value, first=1, last=SHARDS_PER_STORE_MAX)
+
+
+def parse_retention(argument: str, value: object, dialect: Dialect) -> int:
+    """Return hours."""
+    return parse_whole_number(argument, value, first=dialect.retention_hours_min, last=dialect.retention_hours_max)
+
+
+def parse_stream_mode(value: object) -> StreamMode:
+    for mode in STREAM_MODES:
+        if isinstance(value, str) and value == mode:
+            return mode
+    raise InvalidArgumentException(
+        argument="stream_mode", value=value, constraint=f"be one of {', '.join(STREAM_MODES)}"
+    )
+
+
+def parse_tags(value: object, *, fewest: int) -> tuple[tuple[str, str], ...]:
+    """Return keys and values in bytewise order of the keys. The argument is called ``tags``."""
+    if not _is_mapping(value) or not fewest <= len(value) <= TAGS_PER_CALL_MAX:
+        raise InvalidArgumentException(
+            argument="tags",
+            value=f"{len(value)} tags" if _is_mapping(value) else value,
+            constraint=f"be a mapping of {fewest} to {TAGS_PER_CALL_MAX} keys to values",
+        )
+    return tuple(sorted((_parse_key_of("tags", key), _parse_tag_value(value[key])) for key in value))
+
+
+def parse_tag_keys(value: object) -> frozenset[str]:
+    if not _is_collection(value) or not 1 <= len(value) <= TAGS_PER_CALL_MAX:
+        raise InvalidArgumentException(
+            argument="tag_keys",
+            value=f"{len(value)} keys" if _is_collection(value) else value,
+            constraint=f"be a collection of 1 to {TAGS_PER_CALL_MAX} keys",
+        )
+    return frozenset(_parse_key_of("tag_keys", key) for key in value)
+
+
+def parse_exclusive_start_tag_key(value: object) -> str:
+    return "" if value is None else _parse_tag_key("exclusive_start_tag_key", value, "be")
 
 
 def parse_sync_mode(value: object) -> SyncMode:
@@ -350,6 +449,13 @@ def parse_bool(argument: str, value: object) -> bool:
 
 def is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _refuse_beside(other_argument: str, argument: str, value: object) -> None:
+    if value is not None:
+        raise InvalidArgumentException(
+            argument=argument, value=value, constraint=f"not be given together with {other_argument}"
+        )
 
 
 def _require_only_if(argument: str, value: object, *, wanted: bool, kind: str) -> None:
@@ -385,6 +491,38 @@ def _hash_key_of_valid(partition_key: str) -> int:
     return hash_key
 
 
+def _parse_key_of(argument: str, value: object) -> str:
+    return _parse_tag_key(argument, value, "have keys, each")
+
+
+def _parse_tag_key(argument: str, value: object, verb: str) -> str:
+    if (
+        isinstance(value, str)
+        and 1 <= len(value) <= TAG_KEY_CHARACTERS_MAX
+        and not value.lower().startswith(TAG_KEY_PREFIX_RESERVED)
+        and _encodes_to_utf8(value)
+    ):
+        return str.__str__(value)
+    raise InvalidArgumentException(
+        argument=argument,
+        value=value,
+        constraint=(
+            f"{verb} a str of 1 to {TAG_KEY_CHARACTERS_MAX} characters without lone surrogates, not "
+            f"beginning with {TAG_KEY_PREFIX_RESERVED}"
+        ),
+    )
+
+
+def _parse_tag_value(value: object) -> str:
+    if isinstance(value, str) and len(value) <= TAG_VALUE_CHARACTERS_MAX and _encodes_to_utf8(value):
+        return str.__str__(value)
+    raise InvalidArgumentException(
+        argument="tags",
+        value=value,
+        constraint=(f"have values, each a str of 0 to {TAG_VALUE_CHARACTERS_MAX} characters without lone surrogates"),
+    )
+
+
 def _encodes_to_utf8(text: str) -> bool:
     if text.isascii():
         return True
@@ -405,6 +543,14 @@ def _is_tail_start(value: object) -> TypeGuard[TailStart]:
 
 def _is_sequence(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
+    return isinstance(value, Mapping)
+
+
+def _is_collection(value: object) -> TypeGuard[Collection[object]]:
+    return isinstance(value, Collection) and not isinstance(value, (str, bytes, bytearray, memoryview, Mapping))
 
 
 def _is_iterable(value: object) -> TypeGuard[Iterable[object]]:

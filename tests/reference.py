@@ -23,6 +23,8 @@ RULES: dict[str, re.Pattern[str] | range | tuple[object, ...]] = {
     "shard_iterator_type": ("AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"),
 }
 SHARD_ARGUMENTS = ("shard_to_split", "shard_to_merge", "adjacent_shard_to_merge")
+RULES.update(retention_period_hours=range(1, 25), stream_mode=("PROVISIONED", "ON_DEMAND"))
+RULES.update(consumer_name=RULES["shard_id"])
 RULES.update(dict.fromkeys(SHARD_ARGUMENTS, RULES["shard_id"]), target_shard_count=range(1, 4_001))
 GONE = model.Record("0", "", b"", -(10**15))  # a place in a shard whose record was trimmed
 Entry = tuple[bytes, str, str | None]
@@ -52,7 +54,10 @@ class ShardState:
 
 class StreamState:
     def __init__(self, creation_ms: int, retention_hours: int, write_quota: int | None, shard_count: int) -> None:
-        self.created = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=creation_ms)
+        self.created = time_of(creation_ms)
+        self.mode: model.StreamMode = "PROVISIONED"
+        self.read_quota = False
+        self.tags, self.consumers = dict[str, str](), dict[str, model.Consumer]()
         self.retention_hours, self.write_quota = retention_hours, write_quota
         ranges = list(zip(slices(shard_count), [*slices(shard_count)[1:], 2**128], strict=True))
         self.shards = [ShardState(index, low, stop - 1, creation_ms) for index, (low, stop) in enumerate(ranges)]
@@ -108,6 +113,12 @@ class StreamState:
         self.dropped += [shard for shard in self.shards if shard not in self.visible(now_ms)]
         self.shards = self.visible(now_ms)
 
+    def trim(self, now_ms: int) -> None:
+        self.drop_expired(now_ms)
+        for shard in self.shards:
+            expired = len(shard.records) - len(self.alive(shard, now_ms))
+            shard.records[:expired] = [GONE] * expired
+
 
 class ReferenceStore:
     def __init__(self, clock: Callable[[], int]) -> None:
@@ -115,31 +126,172 @@ class ReferenceStore:
         self.streams: dict[str, StreamState] = {}
         self.places: dict[str, tuple[StreamState, ShardState, int, int, int]] = {}  # sequence, not before, created
         self.pages: dict[str, tuple[str, StreamState, int, int]] = {}  # behind index, created
+        self.name_pages: dict[str, tuple[StreamState | None, str, int]] = {}  # of consumers or streams, name, created
 
-    def create_stream(self, name: str, *, shard_count: int, retention_hours: int, write_quota: int | None) -> None:
+    def create_stream(
+        self,
+        name: str,
+        *,
+        shard_count: int,
+        retention_hours: int,
+        write_quota: int | None,
+        mode: model.StreamMode = "PROVISIONED",
+        tags: dict[str, str],
+    ) -> None:
         check(stream_name=name, shard_count=shard_count, retention_hours=retention_hours)
-        check(write_quota_kb_per_sec=write_quota)
+        check(write_quota_kb_per_sec=write_quota, stream_mode=mode)
+        check_tags(tags)
         if name in self.streams:
             raise errors.ResourceInUseException(resource=name, remedy="")
         if shard_count + sum(len(stream.shards) for stream in self.streams.values()) > 4_000:
             raise errors.LimitExceededException(limit="", remedy="")
         self.streams[name] = StreamState(self.clock(), retention_hours, write_quota, shard_count)
+        self.streams[name].mode, self.streams[name].tags = mode, dict(tags)
 
-    def delete_stream(self, name: str) -> None:
-        self.stream(name)
+    def delete_stream(self, name: str, *, enforce: bool) -> None:
+        if self.stream(name).consumers and not enforce:
+            raise errors.ResourceInUseException(resource=name, remedy="")
         del self.streams[name]
 
-    def list_streams(self, *, limit: int, after: str) -> model.ListStreamsResult:
+    def list_streams(self, *, limit: int, after: str, token: str | None = None) -> model.ListStreamsResult:
         check(limit=limit)
+        after = after if token is None else self.place_in_names(token)[1]
         names = sorted(name for name in self.streams if name > after)
-        return model.ListStreamsResult(tuple(names[:limit]), len(names) > limit)
+        listed = [(name, self.streams[name]) for name in names[:limit]]
+        shown = tuple(model.StreamSummary(name, "ACTIVE", stream.mode, stream.created) for name, stream in listed)
+        next_token = self.name_page(None, names[limit - 1]) if len(names) > limit else None
+        return model.ListStreamsResult(tuple(names[:limit]), next_token is not None, next_token, shown)
 
     def describe_stream(self, name: str, *, limit: int, after: str | None) -> model.StreamDescription:
         check(stream_name=name, limit=limit)
         stream = self.stream(name)
         shards = self.behind(stream, -1 if after is None else stream.named(after, self.clock()).index)
         quota, hours, more = stream.write_quota, stream.retention_hours, len(shards) > limit
-        return model.StreamDescription(name, "ACTIVE", stream.created, hours, quota, tuple(shards[:limit]), more)
+        shown = tuple(shards[:limit])
+        return model.StreamDescription(name, "ACTIVE", stream.created, hours, quota, shown, more, "NONE", stream.mode)
+
+    def describe_stream_summary(self, name: str) -> model.StreamDescriptionSummary:
+        stream = self.stream(name)
+        return model.StreamDescriptionSummary(
+            stream_name=name,
+            stream_status="ACTIVE",
+            stream_mode=stream.mode,
+            stream_creation_timestamp=stream.created,
+            retention_period_hours=stream.retention_hours,
+            write_quota_kb_per_sec=stream.write_quota,
+            read_quota=stream.read_quota,
+            idempotency_window_seconds=300,
+            open_shard_count=len(stream.open_shards()),
+            consumer_count=len(stream.consumers),
+        )
+
+    def describe_limits(self) -> model.DescribeLimitsResult:
+        open_count = sum(len(stream.open_shards()) for stream in self.streams.values())
+        on_demand_count = sum(stream.mode == "ON_DEMAND" for stream in self.streams.values())
+        return model.DescribeLimitsResult(4_000, open_count, on_demand_count, 50)
+
+    def update_stream(
+        self, name: str, count: int | None, quota: int | str | None, hours: int | None, read_quota: bool | None
+    ) -> model.UpdateStreamResult:
+        check(stream_name=name)
+        refuse_unless(count is None or 1 <= count <= 4_000, "shard_count", count)
+        check(retention_hours=hours or 1)
+        check(write_quota_kb_per_sec=None if quota == "keep" else quota)
+        stream = self.stream(name)
+        refuse_unless(count is None or stream.mode == "PROVISIONED", "stream_name", name)
+        self.set_retention(stream, hours or stream.retention_hours)
+        stream.write_quota = quota if not isinstance(quota, str) else stream.write_quota
+        stream.read_quota = stream.read_quota if read_quota is None else read_quota
+        if count is not None:
+            self.update_shard_count(name, count)
+        open_count = len(stream.open_shards())
+        return model.UpdateStreamResult(name, open_count, stream.write_quota, stream.retention_hours)
+
+    def update_stream_mode(self, name: str, mode: model.StreamMode) -> None:
+        check(stream_name=name, stream_mode=mode)
+        self.stream(name).mode = mode
+
+    def change_retention(self, name: str, hours: int, *, increase: bool) -> None:
+        check(stream_name=name, retention_period_hours=hours)
+        now = self.stream(name).retention_hours
+        refuse_unless(hours > now if increase else hours < now, "retention_period_hours", hours)
+        self.set_retention(self.streams[name], hours)
+
+    def set_retention(self, stream: StreamState, hours: int) -> None:
+        """What has expired stays so when the retention is increased."""
+        if hours > stream.retention_hours:
+            stream.trim(self.clock())
+        stream.retention_hours = hours
+
+    def add_tags(self, name: str, tags: dict[str, str]) -> None:
+        check(stream_name=name)
+        refuse_unless(tags, "tags", tags)
+        check_tags(tags)
+        merged = self.stream(name).tags | tags
+        if len(merged) > 50:
+            raise errors.LimitExceededException(limit="", remedy="")
+        self.streams[name].tags = merged
+
+    def remove_tags(self, name: str, keys: list[str]) -> None:
+        check(stream_name=name)
+        refuse_unless(1 <= len(keys) <= 50 and all(map(is_tag_key, keys)), "tag_keys", keys)
+        stream = self.stream(name)
+        stream.tags = {key: value for key, value in stream.tags.items() if key not in keys}
+
+    def list_tags(self, name: str, *, after: str | None, limit: int) -> model.ListTagsForStreamResult:
+        check(stream_name=name)
+        refuse_unless(after is None or is_tag_key(after), "exclusive_start_tag_key", after)
+        refuse_unless(limit in range(1, 51), "limit", limit)
+        tags = [model.Tag(*tag) for tag in sorted(self.stream(name).tags.items()) if tag[0] > (after or "")]
+        return model.ListTagsForStreamResult(tuple(tags[:limit]), len(tags) > limit)
+
+    def register_consumer(self, name: str, consumer_name: str) -> model.Consumer:
+        check(stream_name=name, consumer_name=consumer_name)
+        consumers = self.stream(name).consumers
+        if consumer_name in consumers:
+            raise errors.ResourceInUseException(resource=consumer_name, remedy="")
+        if len(consumers) == 5:
+            raise errors.LimitExceededException(limit="", remedy="")
+        arn = f"{name}/consumer/{consumer_name}:{self.clock() // 1000}"
+        consumers[consumer_name] = model.Consumer(consumer_name, arn, "ACTIVE", time_of(self.clock()))
+        return consumers[consumer_name]
+
+    def describe_consumer(self, name: str, consumer_name: str) -> model.ConsumerDescription:
+        consumer = self.consumer(name, consumer_name)
+        created, arn = consumer.consumer_creation_timestamp, consumer.consumer_arn
+        return model.ConsumerDescription(consumer_name, arn, "ACTIVE", created, name)
+
+    def deregister_consumer(self, name: str, consumer_name: str) -> None:
+        self.consumer(name, consumer_name)
+        del self.streams[name].consumers[consumer_name]
+
+    def consumer(self, name: str, consumer_name: str) -> model.Consumer:
+        check(stream_name=name, consumer_name=consumer_name)
+        if consumer_name not in self.stream(name).consumers:
+            raise errors.ResourceNotFoundException(resource=consumer_name, remedy="")
+        return self.streams[name].consumers[consumer_name]
+
+    def list_consumers(
+        self, name: str, *, max_results: int, token: str | None = None
+    ) -> model.ListStreamConsumersResult:
+        check(stream_name=name, max_results=max_results)
+        then, after = (None, "") if token is None else self.place_in_names(token)
+        stream = self.stream(name)
+        refuse_unless(token is None or then is stream, "next_token", token)
+        found = [consumer for key, consumer in sorted(stream.consumers.items()) if key > after]
+        next_token = self.name_page(stream, found[max_results - 1].consumer_name) if len(found) > max_results else None
+        return model.ListStreamConsumersResult(tuple(found[:max_results]), next_token)
+
+    def name_page(self, stream: StreamState | None, name: str) -> str:
+        self.name_pages[f"name page {len(self.name_pages)}"] = (stream, name, self.clock())
+        return f"name page {len(self.name_pages) - 1}"
+
+    def place_in_names(self, token: str) -> tuple[StreamState | None, str]:
+        refuse_unless(token in self.name_pages, "next_token", token)
+        stream, name, created_ms = self.name_pages[token]
+        if not -10_000 <= self.clock() - created_ms < 300_000:
+            raise errors.ExpiredNextTokenException("")
+        return stream, name
 
     def list_shards(self, name: str, *, max_results: int, token: str | None = None) -> model.ListShardsResult:
         check(max_results=max_results)
@@ -164,6 +316,7 @@ class ReferenceStore:
         check(stream_name=name, shard_to_split=shard_id)
         at = hash_key_at("new_starting_hash_key", hash_key)
         shard = self.stream(name).named(shard_id, self.clock())
+        refuse_unless(self.stream(name).mode == "PROVISIONED", "stream_name", name)
         refuse_unless(shard.closed_ms is None, "shard_to_split", shard_id)
         inside = shard.keys.starting_hash_key < at <= shard.keys.ending_hash_key
         refuse_unless(inside, "new_starting_hash_key", hash_key)
@@ -173,6 +326,7 @@ class ReferenceStore:
     def merge_shards(self, name: str, shard_id: str, adjacent_id: str) -> None:
         check(stream_name=name, shard_to_merge=shard_id, adjacent_shard_to_merge=adjacent_id)
         shard, adjacent = (self.stream(name).named(each, self.clock()) for each in (shard_id, adjacent_id))
+        refuse_unless(self.stream(name).mode == "PROVISIONED", "stream_name", name)
         refuse_unless(shard.closed_ms is None, "shard_to_merge", shard_id)
         touching = shard.keys.ending_hash_key + 1 == adjacent.keys.starting_hash_key
         refuse_unless(adjacent.closed_ms is None and touching, "adjacent_shard_to_merge", adjacent_id)
@@ -183,6 +337,7 @@ class ReferenceStore:
         """Cut the shards where the new ranges start, the middle first; join what lies in one, halves first."""
         check(stream_name=name, target_shard_count=target)
         stream, now_ms = self.stream(name), self.clock()
+        refuse_unless(stream.mode == "PROVISIONED", "stream_name", name)
         before, starts = stream.open_shards(), slices(target)
 
         def cut(shard: ShardState) -> None:
@@ -205,10 +360,7 @@ class ReferenceStore:
 
     def trim(self) -> None:
         for stream in self.streams.values():
-            stream.drop_expired(self.clock())
-            for shard in stream.shards:
-                expired = len(shard.records) - len(stream.alive(shard, self.clock()))
-                shard.records[:expired] = [GONE] * expired
+            stream.trim(self.clock())
 
     def put_record(
         self, name: str, data: bytes, key: str, *, explicit_hash_key: str | None, ordering: str | None
@@ -346,6 +498,19 @@ def number(argument: str, text: str) -> int:
 def refuse_unless(allowed: object, argument: str, value: object) -> None:
     if not allowed:
         raise errors.InvalidArgumentException(argument=argument, value=value, constraint="")
+
+
+def check_tags(tags: dict[str, str]) -> None:
+    refuse_unless(len(tags) <= 50, "tags", tags)
+    refuse_unless(all(is_tag_key(key) and len(value) <= 256 for key, value in tags.items()), "tags", tags)
+
+
+def is_tag_key(key: str) -> bool:
+    return re.fullmatch("(?!aws:).{1,128}", key, re.DOTALL | re.IGNORECASE) is not None
+
+
+def time_of(time_ms: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time_ms)
 
 
 def children_of(stream: StreamState, shard: ShardState) -> tuple[model.ChildShard, ...]:

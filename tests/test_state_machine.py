@@ -13,7 +13,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import pytest
 from hypothesis import Phase, settings
@@ -33,11 +33,15 @@ from streamstore.check import check_store
 from streamstore.model import (
     HashKeyRange,
     IngestResult,
+    ListShardsResult,
+    ListStreamConsumersResult,
+    ListStreamsResult,
     PutRecordResult,
     PutRecordsResult,
     SequenceNumberRange,
     Shard,
     ShardIteratorType,
+    StreamMode,
     TrimResult,
 )
 from tests.commits import WAIT_S, Moment, failing_commit
@@ -45,6 +49,7 @@ from tests.conftest import Clock, open_store
 from tests.reference import Entry, ReferenceStore
 
 T = TypeVar("T")
+Listed = TypeVar("Listed", ListShardsResult, ListStreamsResult, ListStreamConsumersResult)
 Tokens = tuple[str, str]
 """The store's token and the oracle's for the same place."""
 
@@ -89,6 +94,15 @@ THROTTLED: list[DrawnEntry] = [(100_000, "k", None), (100_000, "k", None), (b"sm
 drawn_entries: st.SearchStrategy[list[DrawnEntry]] = mostly(
     st.lists(st.tuples(small_payloads, partition_keys, hash_keys), max_size=8), TOO_MANY, TOO_LARGE, THROTTLED
 )
+MODES: Final[list[StreamMode]] = ["PROVISIONED", "PROVISIONED", "PROVISIONED", "PROVISIONED", "ON_DEMAND"]
+modes = st.sampled_from(MODES)
+tag_keys = mostly(st.sampled_from(["a", "b", "team", "k" * 128]), "", "aws:x", "AWS:", "k" * 129)
+drawn_tags = mostly(
+    st.dictionaries(tag_keys, mostly(st.sampled_from(["", "one", "two"]), "v" * 256, "v" * 257), max_size=3),
+    {f"{number}": "" for number in range(49)},
+    {f"{number}": "" for number in range(51)},
+)
+consumer_names = mostly(st.sampled_from(["a", "ab", "b", "B", "c_", "d.e", "f-g"]), "", "a/b", "c" * 129)
 failures: st.SearchStrategy[Moment | None] = mostly(st.none(), "before", "after")
 
 
@@ -115,9 +129,23 @@ def entries_of(drawn: list[DrawnEntry]) -> list[Entry]:
     return [(bytes(payload), key, hash_key) for payload, key, hash_key in drawn]
 
 
+def continued(real: Callable[[], Listed], expected: Callable[[], Listed]) -> "MultipleResults[Tokens]":
+    """Return the tokens of both listings, which must be the same but for those."""
+    ours, theirs = outcome(real), outcome(expected)
+    if isinstance(ours, Refused) or isinstance(theirs, Refused):
+        assert ours == theirs
+        return multiple()
+    tokens = ours.next_token, theirs.next_token
+    assert replace(ours, next_token=None) == replace(theirs, next_token=None)
+    assert (tokens[0] is None) == (tokens[1] is None)
+    return multiple() if not tokens[0] or not tokens[1] else multiple((tokens[0], tokens[1]))
+
+
 class StoreAndOracle(RuleBasedStateMachine):
     iterators: Bundle[Tokens] = Bundle("iterators")
     pages: Bundle[Tokens] = Bundle("pages")
+    stream_pages: Bundle[Tokens] = Bundle("stream_pages")
+    consumer_pages: Bundle[Tokens] = Bundle("consumer_pages")
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,28 +172,153 @@ class StoreAndOracle(RuleBasedStateMachine):
         shard_count=st.sampled_from([1, 2, 3, 4, 0]),
         retention_hours=st.sampled_from([1, 24, 25]),
         write_quota=st.sampled_from([None, 128, 512, 1024, 127]),
+        mode=modes,
+        tags=drawn_tags,
         failure=failures,
     )
     def create_stream(
-        self, name: str, shard_count: int, retention_hours: int, write_quota: int | None, failure: Moment | None
+        self,
+        name: str,
+        shard_count: int,
+        retention_hours: int,
+        write_quota: int | None,
+        failure: Moment | None,
+        mode: StreamMode = "PROVISIONED",
+        tags: dict[str, str] | None = None,
     ) -> None:
         self.change(
             lambda: self.store.create_stream(
-                name, shard_count=shard_count, retention_hours=retention_hours, write_quota_kb_per_sec=write_quota
+                name,
+                shard_count=shard_count,
+                retention_hours=retention_hours,
+                write_quota_kb_per_sec=write_quota,
+                stream_mode=mode,
+                tags=tags,
             ),
             lambda: self.oracle.create_stream(
-                name, shard_count=shard_count, retention_hours=retention_hours, write_quota=write_quota
+                name,
+                shard_count=shard_count,
+                retention_hours=retention_hours,
+                write_quota=write_quota,
+                mode=mode,
+                tags=tags or {},
             ),
             failure,
         )
 
-    @rule(name=any_stream_names, failure=failures)
-    def delete_stream(self, name: str, failure: Moment | None) -> None:
-        self.change(lambda: self.store.delete_stream(name), lambda: self.oracle.delete_stream(name), failure)
+    @rule(name=any_stream_names, enforce=st.booleans(), failure=failures)
+    def delete_stream(self, name: str, enforce: bool, failure: Moment | None) -> None:
+        self.change(
+            lambda: self.store.delete_stream(name, enforce_consumer_deletion=enforce),
+            lambda: self.oracle.delete_stream(name, enforce=enforce),
+            failure,
+        )
+
+    @rule(
+        name=any_stream_names,
+        count=mostly(st.none() | st.integers(1, 5), 4_001),
+        quota=mostly(st.sampled_from([None, 128, "keep"]), 127),
+        hours=mostly(st.sampled_from([None, 1, 2, 24]), 25),
+        read_quota=st.sampled_from([None, True, False]),
+        failure=failures,
+    )
+    def update_stream(
+        self,
+        name: str,
+        count: int | None,
+        quota: int | Literal["keep"] | None,
+        hours: int | None,
+        read_quota: bool | None,
+        failure: Moment | None,
+    ) -> None:
+        self.change(
+            lambda: self.store.update_stream(
+                name,
+                shard_count=count,
+                write_quota_kb_per_sec=quota,
+                retention_hours=hours,
+                read_quota=read_quota,
+            ),
+            lambda: self.oracle.update_stream(name, count, quota, hours, read_quota),
+            failure,
+        )
+
+    @rule(name=any_stream_names, mode=modes, failure=failures)
+    def update_stream_mode(self, name: str, mode: StreamMode, failure: Moment | None) -> None:
+        self.change(
+            lambda: self.store.update_stream_mode(name, mode),
+            lambda: self.oracle.update_stream_mode(name, mode),
+            failure,
+        )
+
+    @rule(name=any_stream_names, hours=mostly(st.sampled_from([1, 2, 24]), 0, 25), failure=failures)
+    def increase_retention(self, name: str, hours: int, failure: Moment | None) -> None:
+        self.change(
+            lambda: self.store.increase_stream_retention_period(name, hours),
+            lambda: self.oracle.change_retention(name, hours, increase=True),
+            failure,
+        )
+
+    @rule(name=any_stream_names, hours=mostly(st.sampled_from([1, 2, 24]), 0, 25), failure=failures)
+    def decrease_retention(self, name: str, hours: int, failure: Moment | None) -> None:
+        self.change(
+            lambda: self.store.decrease_stream_retention_period(name, hours),
+            lambda: self.oracle.change_retention(name, hours, increase=False),
+            failure,
+        )
+
+    @rule(name=any_stream_names, tags=drawn_tags, failure=failures)
+    def add_tags(self, name: str, tags: dict[str, str], failure: Moment | None) -> None:
+        self.change(
+            lambda: self.store.add_tags_to_stream(name, tags), lambda: self.oracle.add_tags(name, tags), failure
+        )
+
+    @rule(name=any_stream_names, keys=st.lists(tag_keys, max_size=4), failure=failures)
+    def remove_tags(self, name: str, keys: list[str], failure: Moment | None) -> None:
+        self.change(
+            lambda: self.store.remove_tags_from_stream(name, keys), lambda: self.oracle.remove_tags(name, keys), failure
+        )
+
+    @rule(name=any_stream_names, after=st.none() | tag_keys, limit=mostly(st.sampled_from([1, 2, 50]), 0, 51))
+    def list_tags(self, name: str, after: str | None, limit: int) -> None:
+        assert outcome(
+            lambda: self.store.list_tags_for_stream(name, exclusive_start_tag_key=after, limit=limit)
+        ) == outcome(lambda: self.oracle.list_tags(name, after=after, limit=limit))
+
+    @rule(name=any_stream_names, consumer_name=consumer_names, failure=failures)
+    def register_consumer(self, name: str, consumer_name: str, failure: Moment | None) -> None:
+        self.change(
+            lambda: self.store.register_stream_consumer(name, consumer_name),
+            lambda: self.oracle.register_consumer(name, consumer_name),
+            failure,
+        )
+
+    @rule(name=any_stream_names, consumer_name=consumer_names, failure=failures)
+    def deregister_consumer(self, name: str, consumer_name: str, failure: Moment | None) -> None:
+        self.change(
+            lambda: self.store.deregister_stream_consumer(name, consumer_name),
+            lambda: self.oracle.deregister_consumer(name, consumer_name),
+            failure,
+        )
+
+    @rule(name=any_stream_names, consumer_name=consumer_names)
+    def describe_consumer(self, name: str, consumer_name: str) -> None:
+        found = outcome(lambda: self.store.describe_stream_consumer(name, consumer_name))
+        assert found == outcome(lambda: self.oracle.describe_consumer(name, consumer_name))
+        if not isinstance(found, Refused):
+            assert self.store.describe_stream_consumer(consumer_arn=found.consumer_arn) == found
+
+    @rule(target=consumer_pages, name=any_stream_names, max_results=limits)
+    def list_consumers(self, name: str, max_results: int) -> "MultipleResults[Tokens]":
+        return self.list_consumers_from(name, (None, None), max_results)
+
+    @rule(target=consumer_pages, name=stream_names, tokens=consumer_pages, max_results=limits)
+    def list_more_consumers(self, name: str, tokens: Tokens, max_results: int) -> "MultipleResults[Tokens]":
+        return self.list_consumers_from(name, tokens, max_results)
 
     @rule(name=stream_names, shard_count=st.sampled_from([1, 3]))
     def replace_stream(self, name: str, shard_count: int) -> None:
-        self.delete_stream(name, None)
+        self.delete_stream(name, True, None)
         self.create_stream(name, shard_count, 24, None, None)
         self.put_many(name, ["k"], 0)
 
@@ -348,10 +501,18 @@ class StoreAndOracle(RuleBasedStateMachine):
             lambda: self.store.describe_stream(name, limit=limit, exclusive_start_shard_id=after)
         ) == outcome(lambda: self.oracle.describe_stream(name, limit=limit, after=after))
 
-    @rule(limit=limits, after=stream_names)
-    def list_streams(self, limit: int, after: str) -> None:
-        assert outcome(lambda: self.store.list_streams(limit=limit, exclusive_start_stream_name=after)) == outcome(
-            lambda: self.oracle.list_streams(limit=limit, after=after)
+    @rule(target=stream_pages, limit=limits, after=stream_names)
+    def list_streams(self, limit: int, after: str) -> "MultipleResults[Tokens]":
+        return continued(
+            lambda: self.store.list_streams(limit=limit, exclusive_start_stream_name=after),
+            lambda: self.oracle.list_streams(limit=limit, after=after),
+        )
+
+    @rule(target=stream_pages, limit=limits, tokens=stream_pages)
+    def list_more_streams(self, limit: int, tokens: Tokens) -> "MultipleResults[Tokens]":
+        return continued(
+            lambda: self.store.list_streams(limit=limit, next_token=tokens[0]),
+            lambda: self.oracle.list_streams(limit=limit, after="", token=tokens[1]),
         )
 
     @rule(name=any_stream_names, shard_id=shard_ids, start=sequence_numbers)
@@ -393,9 +554,14 @@ class StoreAndOracle(RuleBasedStateMachine):
     def everything_is_the_same(self) -> None:
         names = self.store.list_streams(limit=10_000).stream_names
         assert list(names) == sorted(self.oracle.streams)
+        assert self.store.describe_limits() == self.oracle.describe_limits()
         for name in names:
             description = self.store.describe_stream(name)
             assert description == self.oracle.describe_stream(name, limit=100, after=None)
+            assert self.store.describe_stream_summary(name) == self.oracle.describe_stream_summary(name)
+            assert self.store.list_tags_for_stream(name) == self.oracle.list_tags(name, after=None, limit=50)
+            consumers = self.oracle.list_consumers(name, max_results=10_000)
+            assert self.store.list_stream_consumers(name) == consumers
             for shard in description.shards:
                 assert list(self.store.read(name, shard.shard_id)) == self.oracle.read(name, shard.shard_id, start="0")
 
@@ -437,17 +603,17 @@ class StoreAndOracle(RuleBasedStateMachine):
 
     def list_shards_from(self, name: str | None, tokens: Tokens | None, max_results: int) -> "MultipleResults[Tokens]":
         real_token, expected_token = tokens or (None, None)
-        real = outcome(lambda: self.store.list_shards(name, next_token=real_token, max_results=max_results))
-        expected = outcome(lambda: self.oracle.list_shards(name or "", max_results=max_results, token=expected_token))
-        if isinstance(real, Refused) or isinstance(expected, Refused):
-            assert real == expected
-            return multiple()
-        assert real.shards == expected.shards
-        assert (real.next_token is None) == (expected.next_token is None)
-        return (
-            multiple()
-            if not real.next_token or not expected.next_token
-            else multiple((real.next_token, expected.next_token))
+        return continued(
+            lambda: self.store.list_shards(name, next_token=real_token, max_results=max_results),
+            lambda: self.oracle.list_shards(name or "", max_results=max_results, token=expected_token),
+        )
+
+    def list_consumers_from(
+        self, name: str, tokens: Tokens | tuple[None, None], max_results: int
+    ) -> "MultipleResults[Tokens]":
+        return continued(
+            lambda: self.store.list_stream_consumers(name, next_token=tokens[0], max_results=max_results),
+            lambda: self.oracle.list_consumers(name, token=tokens[1], max_results=max_results),
         )
 
 
