@@ -21,7 +21,9 @@ from streamstore.model import (
     PutRecordsEntry,
     PutRecordsResult,
     Record,
+    ShardIteratorType,
     StreamRecord,
+    SubscribeToShardEvent,
     SyncMode,
     TailStart,
 )
@@ -135,10 +137,11 @@ class AsyncFeed(Generic[T_co]):
             item = source.take()
             if item is not None:
                 return item
-            take_over = await asyncio.to_thread(source.look)
-            seen = take_over()
-            if seen is not None:
-                await self._wait_behind(seen)
+            if not source.has_ended:
+                take_over = await asyncio.to_thread(source.look)
+                seen = take_over()
+                if seen is not None:
+                    await self._wait_behind(seen)
         raise StopAsyncIteration
 
     def close(self) -> None:
@@ -264,6 +267,21 @@ class AsyncStreamStore:
     ) -> AsyncFeed[StreamRecord]:
         """See ``StreamStore.tail``. It is no coroutine: it finds its place at once, a look of microseconds."""
         source = self.opened.source_of_tail(stream_name, starting_position, timestamp, idle_timeout_seconds)
+        return AsyncFeed(source, self._outbox)
+
+    def subscribe_to_shard(
+        self,
+        consumer_arn: str,
+        shard_id: str,
+        starting_position: ShardIteratorType,
+        *,
+        starting_sequence_number: str | None = None,
+        timestamp: object = None,
+    ) -> AsyncFeed[SubscribeToShardEvent]:
+        """See ``StreamStore.subscribe_to_shard``. It is no coroutine: it finds its place at once."""
+        source = self.opened.source_of_subscription(
+            consumer_arn, shard_id, starting_position, starting_sequence_number, timestamp
+        )
         return AsyncFeed(source, self._outbox)
 
     get_records = _awaited(StreamStore.get_records)

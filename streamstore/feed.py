@@ -6,16 +6,38 @@ in ``aio.py``.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Generic, Self, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 from streamstore.watch import CommitBell, CommitWaiter, CommitWatch
 from streamstore.writer import WakeUps
 
-__all__ = ["Feed", "FeedSource", "Step"]
+__all__ = ["Feed", "FeedSource", "Patience", "Step"]
 
+MS_PER_SECOND: Final = 1_000
 T_co = TypeVar("T_co", covariant=True)
 Step = Callable[[], int | None]
 """Takes over what a look has found; returns None, or the number of the commit behind which to look again."""
+
+
+class Patience:
+    """How long to wait on, by the clock of the store. None: for ever."""
+
+    def __init__(self, limit_ms: int | None, clock: Callable[[], int]) -> None:
+        self._limit_ms = limit_ms
+        self._clock = clock
+        self._since_ms: int | None = None
+
+    def restart(self) -> None:
+        self._since_ms = None
+
+    def left_s(self) -> float | None:
+        """Return the seconds that are left; the first call since a restart begins to count."""
+        if self._limit_ms is None:
+            return None
+        now_ms = self._clock()
+        if self._since_ms is None or now_ms < self._since_ms:  # a clock that is set back must not make it longer
+            self._since_ms = now_ms
+        return max(0, self._since_ms + self._limit_ms - now_ms) / MS_PER_SECOND
 
 
 class FeedSource(ABC, Generic[T_co]):
@@ -78,10 +100,11 @@ class Feed(Generic[T_co]):
             item = source.take()
             if item is not None:
                 return item
-            take_over = source.look()
-            seen = take_over()
-            if seen is not None:
-                self._wait_behind(seen)
+            if not source.has_ended:
+                take_over = source.look()
+                seen = take_over()
+                if seen is not None:
+                    self._wait_behind(seen)
         raise StopIteration
 
     def close(self) -> None:

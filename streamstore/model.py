@@ -46,6 +46,7 @@ __all__ = [
     "StreamSettings",
     "StreamSummary",
     "StreamUpdate",
+    "SubscribeToShardEvent",
     "SyncMode",
     "Tag",
     "TailStart",
@@ -202,6 +203,22 @@ class GetRecordsResult:
 
     records: Sequence[Record]
     next_shard_iterator: str | None
+    millis_behind_latest: int
+    child_shards: tuple[ChildShard, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeToShardEvent:
+    """What a subscription has to say: records in order, or none as a sign of life.
+
+    ``continuation_sequence_number`` is where another subscription goes on: with AFTER_SEQUENCE_NUMBER behind the last
+    record; with AT_SEQUENCE_NUMBER it hands out that one again. While a shard has had no record at all it is "0", and
+    only AT_SEQUENCE_NUMBER is right. It is None, and ``child_shards`` is filled, only at the end of a closed shard.
+    ``millis_behind_latest`` is that of ``GetRecordsResult``.
+    """
+
+    records: Sequence[Record]
+    continuation_sequence_number: str | None
     millis_behind_latest: int
     child_shards: tuple[ChildShard, ...] = ()
 

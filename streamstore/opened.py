@@ -16,6 +16,7 @@ from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MAX, MAP_BYTES_MIN
 from streamstore.model import StoredStream, SyncMode
 from streamstore.shards import ShardAppender
 from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
+from streamstore.subscribe import Subscriptions
 from streamstore.validate import parse_path, parse_sync_mode, parse_whole_number
 from streamstore.watch import CommitWatch
 from streamstore.writer import Change, Request, Writer
@@ -62,6 +63,7 @@ class OpenStore:
             self._engine.close()
             raise
         self._watch = CommitWatch(self._engine)
+        self._subscriptions = Subscriptions()
         self._close = _closing(self._writer or self._engine, self._watch)
         self._finalizer = weakref.finalize(self, self._close)  # when the last reference goes, or at exit
 

@@ -216,11 +216,11 @@ def parse_shard_id(argument: str, value: object) -> str:
     )
 
 
-def parse_shard_iterator_type(value: object) -> ShardIteratorType:
+def parse_shard_iterator_type(argument: str, value: object) -> ShardIteratorType:
     if _is_shard_iterator_type(value):
         return value
     raise InvalidArgumentException(
-        argument="shard_iterator_type",
+        argument=argument,
         value=value,
         constraint=f"be one of {', '.join(SHARD_ITERATOR_TYPES)}",
     )
@@ -318,13 +318,18 @@ def parse_consumer_address(
         return parse_stream_name("stream_name", stream_name, dialect), parse_consumer_name(consumer_name)
     _refuse_beside("consumer_arn", "stream_name", stream_name)
     _refuse_beside("consumer_arn", "consumer_name", consumer_name)
-    if isinstance(consumer_arn, str) and len(consumer_arn) <= CONSUMER_ARN_CHARACTERS_MAX:
-        match = CONSUMER_ARN_PATTERN.fullmatch(consumer_arn)
+    return parse_consumer_arn(consumer_arn, dialect)[1:]
+
+
+def parse_consumer_arn(value: object, dialect: Dialect) -> tuple[str, str, str]:
+    """Return the ARN of a consumer, and the names of the stream and the consumer in it."""
+    if isinstance(value, str) and len(value) <= CONSUMER_ARN_CHARACTERS_MAX:
+        match = CONSUMER_ARN_PATTERN.fullmatch(value)
         if match and _is_stream_name(match[1], dialect.stream_name_pattern):
-            return match[1], match[2]
+            return value, match[1], match[2]
     raise InvalidArgumentException(
         argument="consumer_arn",
-        value=consumer_arn,
+        value=value,
         constraint="be the ARN of a consumer, a str that ends in <stream name>/consumer/<consumer name>:<seconds>",
     )
 

@@ -48,9 +48,14 @@ MAY_IMPORT = {
     "feed": {"watch", "writer"},
     "following": FOUNDATIONS | {"engine", "streams", "reading"},
     "tail": FOUNDATIONS | WAITING,
-    "opened": FOUNDATIONS | {"validate", "streams", "shards", "engine", "writer", "watch"},
+    "subscribe": FOUNDATIONS | WAITING | {"iterator", "reading"},
+    "opened": FOUNDATIONS | {"subscribe", "validate", "streams", "shards", "engine", "writer", "watch"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "opened"},
-    "store": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | WAITING | {"engine", "ingest", "tail", "writer", "control"},
+    "store": FOUNDATIONS
+    | PURE_RULES
+    | IN_A_TRANSACTION
+    | WAITING
+    | {"engine", "ingest", "tail", "subscribe", "writer", "control"},
     "aio": FOUNDATIONS | {"opened", "feed", "store", "writer"},
     "__init__": {"errors", "model", "feed", "store", "aio"},
 }
