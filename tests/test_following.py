@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamstore import CorruptRecordError, ResourceNotFoundException, StreamRecord, StreamStore
@@ -140,6 +140,8 @@ def make_step(store: StreamStore, clock: Clock, lineage: Lineage, step: str, num
 
 
 @given(steps=steps)
+@example(steps=[("put", 1_100), ("resize", 3), ("put", 20)])  # a parent that is not read in one round
+@example(steps=[("put", 39), ("split", 0), ("put", 2), ("resize", 1), ("put", 1)])  # an empty shard in between
 def test_all_that_is_put_is_handed_out_once_in_the_order_of_its_lineage(steps: list[tuple[str, int]]) -> None:
     folder, clock = Path(tempfile.mkdtemp()), Clock()
     with open_store(folder / "store", clock) as store:
