@@ -10,7 +10,6 @@ from benchmarks.trials import (
     BATCH_RECORDS,
     IN_FLIGHT,
     PAGE_RECORDS,
-    POLL_S,
     TASKS,
     THREADS,
     StartTrial,
@@ -21,6 +20,7 @@ from benchmarks.trials import (
     not_waiting,
     one_by_one,
     puts,
+    reader_elsewhere,
     reads,
     waiting_reader,
 )
@@ -233,17 +233,23 @@ CASES: Final = (
         ),
         bars=(Bar(OURS, ">=", 0.8, SQLITE),),
     ),
-    Case(
-        name="waiting_reader",
-        title="new record to a waiting reader, after its put returned",
-        unit="ms",
-        less_is_better=True,
-        durability=EACH_RECORD,
-        payload_bytes=PAYLOAD_BYTES,
-        batch_records=1,
-        producers=f"1 producer, 1 reader that polls LATEST every {POLL_S * 1e3:g} ms: there is no tail yet",
-        rows=(Row(OURS, Streamstore, waiting_reader, 200),),
-        bars=(Bar(OURS, "<=", 2.0),),
+    *(
+        Case(
+            name=name,
+            title=f"new record to a waiting reader {where}, after its put returned",
+            unit="ms",
+            less_is_better=True,
+            durability=EACH_RECORD,
+            payload_bytes=PAYLOAD_BYTES,
+            batch_records=1,
+            producers="1 producer, 1 reader that waits in tail",
+            rows=(Row(OURS, Streamstore, start, 200),),
+            bars=(Bar(OURS, "<=", 2.0),),
+        )
+        for name, where, start in (
+            ("waiting_reader", "of the same process", waiting_reader),
+            ("waiting_reader_elsewhere", "of another process", reader_elsewhere),
+        )
     ),
     *(
         Case(

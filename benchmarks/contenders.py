@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Protocol
 
 from benchmarks.payloads import partition_key_of
-from streamstore import AsyncStreamStore, PutRecordResult, Record, StreamStore
+from streamstore import AsyncStreamStore, Feed, PutRecordResult, Record, StreamRecord, StreamStore
 
 __all__ = [
     "STREAM_NAME",
@@ -90,15 +90,9 @@ class Streamstore:
                 iterator, behind_ms = page.next_shard_iterator, page.millis_behind_latest
                 yield page.records
 
-    def latest_iterator(self) -> str:
-        (shard,) = self._store.list_shards(STREAM_NAME).shards
-        return self._store.get_shard_iterator(STREAM_NAME, shard.shard_id, "LATEST")
-
-    def read_new(self, shard_iterator: str) -> tuple[Sequence[Record], str]:
-        """Return what is stored behind the iterator, and the iterator behind that."""
-        page = self._store.get_records(shard_iterator)
-        assert page.next_shard_iterator is not None
-        return page.records, page.next_shard_iterator
+    def tail(self) -> Feed[StreamRecord]:
+        """Return what waits for every record that is stored behind this call."""
+        return self._store.tail(STREAM_NAME)
 
     def read_at(self, sequence: int) -> Record:
         """Return one record of the only shard, found by its number."""

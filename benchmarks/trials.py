@@ -1,26 +1,29 @@
 """One contender in one case: what a turn of it does, and which part of that is timed."""
 
 import gc
+import multiprocessing
 import os
 import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar
+from queue import SimpleQueue
+from typing import Final, Generic, Protocol, TypeVar, cast
 
 from benchmarks.contenders import AsyncStreamstore, Contender, Puts, PutsBatches, ReadsPages, Streamstore
 from benchmarks.payloads import check_payloads, generate_payloads, iterate_batches, make_payloads
-from streamstore import PutRecordResult
+from streamstore import PutRecordResult, StreamRecord
 
 __all__ = [
     "BATCH_RECORDS",
     "IN_FLIGHT",
     "PAGE_RECORDS",
-    "POLL_S",
     "TASKS",
     "THREADS",
     "Setup",
@@ -33,6 +36,7 @@ __all__ = [
     "not_waiting",
     "one_by_one",
     "puts",
+    "reader_elsewhere",
     "reads",
     "waiting_reader",
 ]
@@ -40,11 +44,14 @@ __all__ = [
 BATCH_RECORDS: Final = 500
 IN_FLIGHT: Final = 10_000
 PAGE_RECORDS: Final = 10_000
-POLL_S: Final = 0.0005
+SEEN_TIMEOUT_S: Final = 30
+LAG_S_MIN: Final = 1e-6
 TASKS: Final = 1_024
 THREADS: Final = 64
 
 C = TypeVar("C", bound=Contender)
+Seen = tuple[float, bytes]
+"""When a record came, in seconds of perf_counter, and its payload."""
 Produce = Callable[[C, Sequence[bytes]], float]
 
 
@@ -163,39 +170,65 @@ class DiskTrial(StoreTrial[B]):
 
 
 class WaitTrial(StoreTrial[Streamstore]):
-    """Milliseconds from the return of a put to its record in the hands of a thread that polls; the median of a turn.
+    """Milliseconds from the return of a put to its record in the hands of a thread that waits; the median of a turn.
 
-    0 when the reader had it before the put returned: a record is readable as soon as it is committed.
+    A microsecond when the reader had it before the put returned: a record is readable as soon as it is committed.
     """
 
     def turn(self) -> float:
-        seen_s: list[float] = []
-        seen = threading.Semaphore(0)
-        iterator = self._contender.latest_iterator()
+        seen: SimpleQueue[Seen] = SimpleQueue()
+        with self._contender.tail() as feed, ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(report, feed, self._setup.records, seen.put)
+            lag_ms = self._put_all(lambda: seen.get(timeout=SEEN_TIMEOUT_S))
+            reading.result()
+        return lag_ms
+
+    def _put_all(self, next_seen: Callable[[], Seen]) -> float:
         payloads = make_payloads(self._stored, self._setup.records, self._setup.payload_bytes)
-
-        def read() -> None:
-            position = iterator
-            while len(seen_s) < len(payloads):
-                records, position = self._contender.read_new(position)
-                for record in records:
-                    assert record.data == payloads[len(seen_s)]
-                    seen_s.append(time.perf_counter())
-                    seen.release()
-                time.sleep(POLL_S)
-
         self._stored += len(payloads)
         self._ordered_records = self._stored
         settle()
-        put_s: list[float] = []
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(read)
-            for data in payloads:
-                self._contender.put(data)
-                put_s.append(time.perf_counter())
-                while not seen.acquire(timeout=1):
-                    assert not reading.done(), reading.exception()
-        return statistics.median(max(0.0, read - put) * 1e3 for put, read in zip(put_s, seen_s, strict=True))
+        lags_ms: list[float] = []
+        for data in payloads:
+            self._contender.put(data)
+            put_s = time.perf_counter()
+            seen_s, seen_data = next_seen()
+            assert seen_data == data
+            lags_ms.append(max(LAG_S_MIN, seen_s - put_s) * 1e3)
+        return statistics.median(lags_ms)
+
+
+class WaitElsewhereTrial(WaitTrial):
+    """The same with a reader in another process. Both read one clock, which Linux keeps for all."""
+
+    def turn(self) -> float:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        reader = context.Process(target=report_elsewhere, args=(self._setup.path, self._setup.records, theirs))
+        reader.start()
+        try:
+            assert ours.poll(SEEN_TIMEOUT_S), "the reader did not open the store"
+            ours.recv()
+            return self._put_all(lambda: cast(Seen, ours.recv()) if ours.poll(SEEN_TIMEOUT_S) else (0.0, b""))
+        finally:
+            reader.join(SEEN_TIMEOUT_S)
+            reader.kill()
+
+
+def report(feed: Iterable[StreamRecord], count: int, tell: Callable[[Seen], object]) -> None:
+    """Tell of each record when it came, until so many have come."""
+    for record in islice(feed, count):
+        tell((time.perf_counter(), record.data))
+
+
+def report_elsewhere(path: Path, count: int, pipe: Connection) -> None:
+    contender = Streamstore(path)
+    try:
+        with contender.tail() as feed:
+            pipe.send((0.0, b"ready"))
+            report(feed, count, pipe.send)
+    finally:
+        contender.close()
 
 
 def puts(kind: type[C], produce: Produce[C]) -> StartTrial:
@@ -212,6 +245,10 @@ def disk(kind: type[B]) -> StartTrial:
 
 def waiting_reader(setup: Setup) -> Trial:
     return WaitTrial(setup, Streamstore)
+
+
+def reader_elsewhere(setup: Setup) -> Trial:
+    return WaitElsewhereTrial(setup, Streamstore)
 
 
 def one_by_one(contender: Puts, payloads: Sequence[bytes]) -> float:

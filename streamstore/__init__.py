@@ -9,7 +9,7 @@
 [b'hello']
 """
 
-from streamstore.aio import AsyncStreamStore
+from streamstore.aio import AsyncFeed, AsyncStreamStore
 from streamstore.errors import (
     CorruptRecordError,
     ExpiredIteratorException,
@@ -30,6 +30,7 @@ from streamstore.errors import (
     StoreNotFoundError,
     StreamStoreError,
 )
+from streamstore.feed import Feed
 from streamstore.model import (
     ChildShard,
     Consumer,
@@ -56,7 +57,9 @@ from streamstore.model import (
     StreamDescription,
     StreamDescriptionSummary,
     StreamMode,
+    StreamRecord,
     StreamSummary,
+    SubscribeToShardEvent,
     SyncMode,
     Tag,
     TrimResult,
@@ -66,6 +69,7 @@ from streamstore.model import (
 from streamstore.store import StreamStore
 
 __all__ = [
+    "AsyncFeed",
     "AsyncStreamStore",
     "ChildShard",
     "Consumer",
@@ -75,6 +79,7 @@ __all__ = [
     "DialectName",
     "ExpiredIteratorException",
     "ExpiredNextTokenException",
+    "Feed",
     "GetRecordsResult",
     "HashKeyRange",
     "IngestResult",
@@ -109,9 +114,11 @@ __all__ = [
     "StreamDescription",
     "StreamDescriptionSummary",
     "StreamMode",
+    "StreamRecord",
     "StreamStore",
     "StreamStoreError",
     "StreamSummary",
+    "SubscribeToShardEvent",
     "SyncMode",
     "Tag",
     "TrimResult",

@@ -47,11 +47,14 @@ __all__ = [
     "StreamDescriptionSummary",
     "StreamMode",
     "StreamNumber",
+    "StreamRecord",
     "StreamSettings",
     "StreamSummary",
     "StreamUpdate",
+    "SubscribeToShardEvent",
     "SyncMode",
     "Tag",
+    "TailStart",
     "TimeSpan",
     "TrimResult",
     "UpdateShardCountResult",
@@ -75,6 +78,7 @@ StreamMode = Literal["PROVISIONED", "ON_DEMAND"]
 STREAM_MODES: Final[tuple[StreamMode, ...]] = get_args(StreamMode)
 SyncMode = Literal["full", "normal", "off"]
 DialectName = Literal["yandex", "aws"]
+TailStart = Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
 ShardIteratorType = Literal["AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
 ShardFilterType = Literal[
     "AFTER_SHARD_ID", "AT_TRIM_HORIZON", "FROM_TRIM_HORIZON", "AT_LATEST", "AT_TIMESTAMP", "FROM_TIMESTAMP"
@@ -137,6 +141,24 @@ class IngestResult:
 class Record(NamedTuple):
     """One stored record. ``arrival_ms`` is its arrival time in milliseconds since 1970 UTC."""
 
+    sequence_number: str
+    partition_key: str
+    data: bytes
+    arrival_ms: int
+
+    @property
+    def approximate_arrival_timestamp(self) -> datetime:
+        return datetime_of_ms(self.arrival_ms)
+
+    @property
+    def encryption_type(self) -> EncryptionType:
+        return "NONE"
+
+
+class StreamRecord(NamedTuple):
+    """One stored record and the shard that it is in, as ``tail`` hands it out. Otherwise like ``Record``."""
+
+    shard_id: str
     sequence_number: str
     partition_key: str
     data: bytes
@@ -218,6 +240,22 @@ class GetRecordsResult:
 
     records: Sequence[Record]
     next_shard_iterator: str | None
+    millis_behind_latest: int
+    child_shards: tuple[ChildShard, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeToShardEvent:
+    """What a subscription has to say: records in order, or none as a sign of life.
+
+    ``continuation_sequence_number`` is where another subscription goes on: with AFTER_SEQUENCE_NUMBER behind the last
+    record; with AT_SEQUENCE_NUMBER it hands out that one again. While a shard has had no record at all it is "0", and
+    only AT_SEQUENCE_NUMBER is right. It is None, and ``child_shards`` is filled, only at the end of a closed shard.
+    ``millis_behind_latest`` is that of ``GetRecordsResult``.
+    """
+
+    records: Sequence[Record]
+    continuation_sequence_number: str | None
     millis_behind_latest: int
     child_shards: tuple[ChildShard, ...] = ()
 
@@ -529,7 +567,7 @@ new_named_tuple: Final = cast(
 """What a named tuple's own constructor calls, at half the price. Nothing checks number and types of the fields."""
 
 
-def bytes_of_record(record: NewRecord | Record) -> int:
+def bytes_of_record(record: NewRecord | Record | StreamRecord) -> int:
     """Return the bytes of its data and partition key, which is what limits and quotas count."""
     key = record.partition_key
     return len(record.data) + (len(key) if key.isascii() else len(key.encode()))

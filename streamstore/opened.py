@@ -17,6 +17,7 @@ from streamstore.model import DialectName, StoredStream, SyncMode
 from streamstore.read_quota import ReadQuotas
 from streamstore.shards import ShardAppender
 from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
+from streamstore.subscribe import Subscriptions
 from streamstore.validate import (
     parse_account_id,
     parse_dialect,
@@ -25,6 +26,7 @@ from streamstore.validate import (
     parse_sync_mode,
     parse_whole_number,
 )
+from streamstore.watch import CommitWatch
 from streamstore.writer import Change, Request, Writer
 
 __all__ = ["OpenStore", "system_clock_ms"]
@@ -76,8 +78,10 @@ class OpenStore:
         except BaseException:
             self._engine.close()
             raise
-        self._closer = self._writer or self._engine
-        self._finalizer = weakref.finalize(self, self._closer.close)  # when the last reference goes, or at exit
+        self._watch = CommitWatch(self._engine)
+        self._subscriptions = Subscriptions()
+        self._close = _closing(self._writer or self._engine, self._watch)
+        self._finalizer = weakref.finalize(self, self._close)  # when the last reference goes, or at exit
 
     def close(self) -> None:
         """Commit and answer every put that was accepted, then close. Further calls do nothing.
@@ -86,7 +90,7 @@ class OpenStore:
         it ends a read under way on the same thread, and returns before a put under way on it. Raises
         ``StorageError`` if the last sync of a store with ``sync`` below "full" failed; it is closed all the same.
         """
-        self._closer.close()
+        self._close()
         self._finalizer.detach()
 
     def __enter__(self) -> Self:
@@ -137,6 +141,16 @@ def _refuse_other_dialect(wanted: Dialect | None, stored: Dialect) -> None:
             value=wanted.name,
             constraint=f"be {stored.name}, which the store was created with and keeps, or None",
         )
+
+
+def _closing(closer: Writer | Engine, watch: CommitWatch) -> Callable[[], None]:
+    def close() -> None:
+        try:
+            closer.close()
+        finally:
+            watch.close()  # behind it, so that whoever wakes finds the store closed
+
+    return close
 
 
 def _appender_factory(catalog: StreamCatalog, dialect: Dialect) -> Callable[[WriteTransaction], ShardAppender]:

@@ -4,13 +4,15 @@ Each method reads from top to bottom: validate, then hand a function to the writ
 (reads). Nothing in its signatures knows of LMDB.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final
 
 from streamstore.control import StreamControl
 from streamstore.engine import ReadTransaction
 from streamstore.errors import ProvisionedThroughputExceededException, ResourceNotFoundException
+from streamstore.feed import Feed, Patience
+from streamstore.following import Following, Round, latest_positions
 from streamstore.ingest import Ingestion
 from streamstore.iterator import ShardPosition, encode_shard_iterator, parse_shard_iterator
 from streamstore.limits import GET_RECORDS_LIMIT_MAX
@@ -24,21 +26,30 @@ from streamstore.model import (
     PutRecordsResultEntry,
     Record,
     ShardIteratorType,
+    StoredShard,
     StoredStream,
     StreamNumber,
+    StreamRecord,
+    SubscribeToShardEvent,
+    TailStart,
     bytes_of_record,
 )
 from streamstore.reading import Page, ShardReader
 from streamstore.shards import PutOne, PutOutcome
 from streamstore.streams import shard_index_of
+from streamstore.subscribe import ShardLook, SubscriptionSource
+from streamstore.tail import TailSource
 from streamstore.validate import (
+    parse_consumer_arn,
     parse_entries,
+    parse_idle_timeout_ms,
     parse_iterator_start,
     parse_new_record,
     parse_position,
     parse_shard_id,
     parse_shard_iterator_type,
     parse_stream_name,
+    parse_tail_start,
     parse_whole_number,
 )
 from streamstore.writer import Change
@@ -205,8 +216,7 @@ class StreamStore(StreamControl):
             wait_ms = self._read_quotas.take(_address(position), returned_bytes=returned_bytes, now_ms=now_ms)
             self._refuse_throttled(position, wait_ms)  # another call was let through meanwhile
         next_position = position._replace(sequence=page.next_sequence, not_before_ms=page.next_not_before_ms)
-        next_sequence_at_close = stream.shards[position.shard_index].next_sequence_at_close
-        if next_sequence_at_close is not None and page.next_sequence >= next_sequence_at_close:
+        if _ends_shard(page, stream.shards[position.shard_index]):
             return GetRecordsResult(
                 records=page.records,
                 next_shard_iterator=None,
@@ -240,18 +250,13 @@ class StreamStore(StreamControl):
         now_ms = self._clock()
         name = parse_stream_name("stream_name", stream_name, self._dialect)
         shard = parse_shard_id("shard_id", shard_id)
-        kind = parse_shard_iterator_type(shard_iterator_type)
+        kind = parse_shard_iterator_type("shard_iterator_type", shard_iterator_type)
         start = parse_iterator_start(kind, starting_sequence_number, timestamp, now_ms=now_ms)
 
-        def locate(transaction: ReadTransaction) -> ShardPosition:
-            stream = self._catalog.load(transaction, name).stored
-            shard_index = shard_index_of(stream, shard, self._dialect, now_ms=now_ms)
-            if kind == "LATEST":
-                sequence = ShardReader(transaction, stream.number, shard_index, shard).counter().next_sequence
-                return ShardPosition(name, stream.number, shard_index, sequence)
-            return ShardPosition(name, stream.number, shard_index, *start)
-
-        return encode_shard_iterator(self._engine.read(locate), now_ms=now_ms, secret=self._secret)
+        position = self._engine.read(
+            lambda transaction: self._locate(transaction, name, shard, kind, start, now_ms=now_ms)
+        )
+        return encode_shard_iterator(position, now_ms=now_ms, secret=self._secret)
 
     def read(self, stream_name: str, shard_id: str, *, starting_sequence_number: str | None = None) -> Iterator[Record]:
         """Iterate over a shard from its oldest record, or from ``starting_sequence_number``, up to the newest.
@@ -268,6 +273,107 @@ class StreamStore(StreamControl):
         stream = self._load(name).stored
         shard_index = shard_index_of(stream, shard, self._dialect, now_ms=self._clock())
         return self._read_pages(ShardPosition(name, stream.number, shard_index, start))
+
+    def tail(
+        self,
+        stream_name: str,
+        *,
+        starting_position: TailStart = "LATEST",
+        timestamp: object = None,
+        idle_timeout_seconds: float | None = None,
+    ) -> Feed[StreamRecord]:
+        """Iterate over the records of all shards as they are stored, by this process or any other, and wait for more.
+
+        In order within each shard, and the records of a shard before those of the shards that it was split or merged
+        into; the shards take turns. Each record is handed out once. It follows the stream through every resharding.
+        Records that expire before their turn are passed over.
+
+        ``starting_position``: ``LATEST``, behind what is stored when this is called; ``TRIM_HORIZON``, the oldest
+        records; ``AT_TIMESTAMP``, the first that arrived at or after ``timestamp``, as in ``get_shard_iterator``.
+        ``idle_timeout_seconds``: end the iteration when no record came for so long; 0: when all that is stored is
+        handed out; None: never. A thread that waits costs nothing, and wakes within milliseconds of a commit.
+
+        Raises at once ``InvalidArgumentException``, ``ResourceNotFoundException``, ``StorageError``; on the way
+        ``ResourceNotFoundException`` when the stream was deleted, ``CorruptRecordError`` once for each damaged record,
+        behind which the iteration may go on, and ``StorageError``, also when the store is closed.
+        """
+        return Feed(self.source_of_tail(stream_name, starting_position, timestamp, idle_timeout_seconds))
+
+    def subscribe_to_shard(
+        self,
+        consumer_arn: str,
+        shard_id: str,
+        starting_position: ShardIteratorType,
+        *,
+        starting_sequence_number: str | None = None,
+        timestamp: object = None,
+    ) -> Feed[SubscribeToShardEvent]:
+        """Iterate over what is stored in a shard, as it is stored, and wait for more. Source: SubscribeToShard.
+
+        ``consumer_arn``: that of a consumer registered with the stream. The place is as in ``get_shard_iterator``.
+        Events come with each commit; one without records comes when there was none for 5 s. The iteration ends after
+        300 s, by the clock of the store, or with the event that tells the children of a closed shard; or when the same
+        consumer subscribes to the shard again in this process, 5 s behind this or later.
+
+        Raises at once ``InvalidArgumentException``, ``ResourceNotFoundException`` (stream, consumer or shard),
+        ``ResourceInUseException`` (subscribed to less than 5 s ago), ``StorageError``; on the way
+        ``ResourceNotFoundException`` when one of those was deleted or has expired, ``CorruptRecordError`` when the next
+        record is damaged (subscribe again behind its number), and ``StorageError``, also when the store is closed.
+        """
+        return Feed(
+            self.source_of_subscription(consumer_arn, shard_id, starting_position, starting_sequence_number, timestamp)
+        )
+
+    def source_of_subscription(
+        self,
+        consumer_arn: object,
+        shard_id: object,
+        starting_position: object,
+        starting_sequence_number: object,
+        timestamp: object,
+    ) -> SubscriptionSource:
+        """Validate a subscription, find where it starts, and end the one in whose place it comes."""
+        now_ms = self._clock()
+        arn, name, consumer = parse_consumer_arn(consumer_arn, self._dialect)
+        shard = parse_shard_id("shard_id", shard_id)
+        kind = parse_shard_iterator_type("starting_position", starting_position)
+        start = parse_iterator_start(kind, starting_sequence_number, timestamp, now_ms=now_ms)
+
+        def locate(transaction: ReadTransaction) -> ShardPosition:
+            stream = self._catalog.load(transaction, name).stored
+            self._load_consumer(transaction, stream, consumer, arn)
+            return self._locate(transaction, name, shard, kind, start, now_ms=now_ms)
+
+        def look(position: ShardPosition) -> ShardLook:
+            return self._engine.read(lambda transaction: self._look_at_shard(transaction, position, consumer, arn))
+
+        source = SubscriptionSource(self._watch, self._engine.read(locate), look, self._clock)
+        self._subscriptions.claim(arn, shard, source, now_ms=now_ms)
+        return source
+
+    def source_of_tail(
+        self, stream_name: object, starting_position: object, timestamp: object, idle_timeout_seconds: object
+    ) -> TailSource:
+        """Validate a tail, and find where it starts."""
+        now_ms = self._clock()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        start, not_before_ms = parse_tail_start(starting_position, timestamp, now_ms=now_ms)
+        patience = Patience(parse_idle_timeout_ms(idle_timeout_seconds), self._clock)
+
+        def locate(transaction: ReadTransaction) -> Following:
+            stream = self._catalog.load(transaction, name).stored
+            positions = latest_positions(transaction, stream) if start == "LATEST" else {}
+            return self._following(stream, positions, not_before_ms=not_before_ms)
+
+        return TailSource(self._watch, self._engine.read(locate), self._look, patience)
+
+    def _following(self, stream: StoredStream, positions: Mapping[int, int], *, not_before_ms: int = 0) -> Following:
+        return Following(
+            stream.name, stream.number, self._catalog, self._dialect, positions=positions, not_before_ms=not_before_ms
+        )
+
+    def _look(self, following: Following) -> Round:
+        return self._engine.read(lambda transaction: following.look(transaction, now_ms=self._clock()))
 
     def change_of_put_record(
         self,
@@ -290,6 +396,40 @@ class StreamStore(StreamControl):
         name = parse_stream_name("stream_name", stream_name, self._dialect)
         new_records, payload_bytes = parse_entries(records, sent_ms=self._clock())
         return lambda appender: appender.put_all(name, new_records), payload_bytes
+
+    def _locate(
+        self,
+        transaction: ReadTransaction,
+        stream_name: str,
+        shard_id: str,
+        kind: ShardIteratorType,
+        start: tuple[int, int],
+        *,
+        now_ms: int,
+    ) -> ShardPosition:
+        """Return the place in a shard that an iterator of this type begins at."""
+        stream = self._catalog.load(transaction, stream_name).stored
+        shard_index = shard_index_of(stream, shard_id, self._dialect, now_ms=now_ms)
+        if kind == "LATEST":
+            sequence = ShardReader(transaction, stream.number, shard_index, shard_id).counter().next_sequence
+            return ShardPosition(stream_name, stream.number, shard_index, sequence)
+        return ShardPosition(stream_name, stream.number, shard_index, *start)
+
+    def _look_at_shard(
+        self, transaction: ReadTransaction, position: ShardPosition, consumer_name: str, consumer_arn: str
+    ) -> ShardLook:
+        now_ms = self._clock()
+        stream = self._catalog.load(transaction, position.stream_name).stored
+        self._refuse_gone(stream, position, now_ms)
+        self._load_consumer(transaction, stream, consumer_name, consumer_arn)
+        page = self._read_page(transaction, stream, position, now_ms, READ_PAGE_RECORDS)
+        ends = _ends_shard(page, stream.shards[position.shard_index])
+        return ShardLook(
+            transaction.commit_number(),
+            page,
+            position._replace(sequence=page.next_sequence, not_before_ms=page.next_not_before_ms),
+            self._children(stream, position.shard_index) if ends else None,
+        )
 
     def _read_pages(self, position: ShardPosition) -> Iterator[Record]:
         def read_page(transaction: ReadTransaction) -> Page:
@@ -345,6 +485,10 @@ class StreamStore(StreamControl):
 
 def _address(position: ShardPosition) -> tuple[StreamNumber, int]:
     return position.stream_number, position.shard_index
+
+
+def _ends_shard(page: Page, shard: StoredShard) -> bool:
+    return shard.next_sequence_at_close is not None and page.next_sequence >= shard.next_sequence_at_close
 
 
 def result_of_put_records(outcomes: list[PutOutcome]) -> PutRecordsResult:

@@ -19,6 +19,7 @@ from streamstore.limits import (
     HASH_KEY_MAX,
     IDEMPOTENCY_KEY_CHARACTERS_MAX,
     IDEMPOTENCY_WINDOW_SECONDS_MAX,
+    IDLE_TIMEOUT_SECONDS_MAX,
     PARTITION_KEY_CHARACTERS_MAX,
     PUT_RECORDS_BYTES_MAX,
     PUT_RECORDS_ENTRIES_MAX,
@@ -45,6 +46,7 @@ from streamstore.model import (
     StreamSettings,
     StreamUpdate,
     SyncMode,
+    TailStart,
     bytes_of_record,
     new_named_tuple,
 )
@@ -67,6 +69,7 @@ MS_PER_SECOND: Final = 1_000
 
 SHARD_ITERATOR_TYPES: Final[tuple[str, ...]] = get_args(ShardIteratorType)
 SHARD_FILTER_TYPES: Final[tuple[str, ...]] = get_args(ShardFilterType)
+TAIL_STARTS: Final[tuple[str, ...]] = get_args(TailStart)
 SYNC_MODES: Final[tuple[str, ...]] = get_args(SyncMode)
 
 
@@ -236,11 +239,11 @@ def parse_shard_id(argument: str, value: object) -> str:
     )
 
 
-def parse_shard_iterator_type(value: object) -> ShardIteratorType:
+def parse_shard_iterator_type(argument: str, value: object) -> ShardIteratorType:
     if _is_shard_iterator_type(value):
         return value
     raise InvalidArgumentException(
-        argument="shard_iterator_type",
+        argument=argument,
         value=value,
         constraint=f"be one of {', '.join(SHARD_ITERATOR_TYPES)}",
     )
@@ -283,6 +286,30 @@ def parse_iterator_start(
         number = parse_position("starting_sequence_number", starting_sequence_number)
         return min(number + (kind == "AFTER_SEQUENCE_NUMBER"), SEQUENCE_NUMBER_MAX), 0
     return 0, 0
+
+
+def parse_tail_start(starting_position: object, timestamp: object, *, now_ms: int) -> tuple[TailStart, int]:
+    """Return where a tail starts, and the earliest arrival that it asks for."""
+    if not _is_tail_start(starting_position):
+        raise InvalidArgumentException(
+            argument="starting_position",
+            value=starting_position,
+            constraint=f"be one of {', '.join(TAIL_STARTS)}, because a number is a place in one shard only",
+        )
+    _, not_before_ms = parse_iterator_start(starting_position, None, timestamp, now_ms=now_ms)
+    return starting_position, not_before_ms
+
+
+def parse_idle_timeout_ms(value: object) -> int | None:
+    if value is None:
+        return None
+    if (is_int(value) or isinstance(value, float)) and 0 <= value <= IDLE_TIMEOUT_SECONDS_MAX:
+        return round(value * MS_PER_SECOND)
+    raise InvalidArgumentException(
+        argument="idle_timeout_seconds",
+        value=value,
+        constraint=f"be None (wait for ever) or seconds from 0 to {IDLE_TIMEOUT_SECONDS_MAX:,}",
+    )
 
 
 def parse_position(argument: str, value: object) -> int:
@@ -345,13 +372,18 @@ def parse_consumer_address(
         return parse_stream_name("stream_name", stream_name, dialect), parse_consumer_name(consumer_name)
     _refuse_beside("consumer_arn", "stream_name", stream_name)
     _refuse_beside("consumer_arn", "consumer_name", consumer_name)
-    if isinstance(consumer_arn, str) and len(consumer_arn) <= CONSUMER_ARN_CHARACTERS_MAX:
-        match = CONSUMER_ARN_PATTERN.fullmatch(consumer_arn)
+    return parse_consumer_arn(consumer_arn, dialect)[1:]
+
+
+def parse_consumer_arn(value: object, dialect: Dialect) -> tuple[str, str, str]:
+    """Return the ARN of a consumer, and the names of the stream and the consumer in it."""
+    if isinstance(value, str) and len(value) <= CONSUMER_ARN_CHARACTERS_MAX:
+        match = CONSUMER_ARN_PATTERN.fullmatch(value)
         if match and _is_stream_name(match[1], dialect.stream_name_pattern):
-            return match[1], match[2]
+            return value, match[1], match[2]
     raise InvalidArgumentException(
         argument="consumer_arn",
-        value=consumer_arn,
+        value=value,
         constraint="be the ARN of a consumer, a str that ends in <stream name>/consumer/<consumer name>:<seconds>",
     )
 
@@ -598,6 +630,10 @@ def _is_shard_iterator_type(value: object) -> TypeGuard[ShardIteratorType]:
 
 def _is_shard_filter_type(value: object) -> TypeGuard[ShardFilterType]:
     return isinstance(value, str) and value in SHARD_FILTER_TYPES
+
+
+def _is_tail_start(value: object) -> TypeGuard[TailStart]:
+    return isinstance(value, str) and value in TAIL_STARTS
 
 
 def _is_sequence(value: object) -> TypeGuard[Sequence[object]]:

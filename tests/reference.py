@@ -569,6 +569,12 @@ class ReferenceStore:
         behind_ms = 0 if page[-1] is alive[-1] else max(1, alive[-1].arrival_ms - page[-1].arrival_ms)
         return model.GetRecordsResult(page, self.place(stream, shard, int(page[-1].sequence_number) + 1, 0), behind_ms)
 
+    def read_all(self, name: str) -> dict[str, list[model.Record]]:
+        shards = self.stream(name).visible(self.clock())
+        shard_ids = [self.flavour.shard_name(shard.index) for shard in shards]
+        every = {shard_id: self.read(name, shard_id, start="0") for shard_id in shard_ids}
+        return {shard_id: records for shard_id, records in every.items() if records}
+
     def read(self, name: str, shard_id: str, *, start: str) -> list[model.Record]:
         first, stream = number("starting_sequence_number", start), self.stream(name)
         alive = stream.alive(stream.named(shard_id, self.clock()), self.clock())

@@ -34,8 +34,13 @@ NOT_AWAITED: Final = {
     "ingest": "it waits in the thread that iterates; give it one of its own",
     "change_of_put_record": "for AsyncStreamStore itself",
     "change_of_put_records": "for AsyncStreamStore itself",
+    "source_of_tail": "for AsyncStreamStore itself",
+    "source_of_subscription": "for AsyncStreamStore itself",
     "submit": "for AsyncStreamStore itself",
 }
+
+ITERATED: Final = {"read", "tail", "subscribe_to_shard"}
+"""What returns an iterator, and an asynchronous one here."""
 
 
 def run(coroutine: Coroutine[object, object, T]) -> T:
@@ -114,13 +119,14 @@ def test_every_operation_has_the_same_parameters() -> None:
 
 def test_every_operation_returns_the_same_type() -> None:
     ours, awaited = operations_of(StreamStore), operations_of(AsyncStreamStore)
-    for name in awaited.keys() - {"read"}:
+    for name in awaited.keys() - ITERATED:
         assert awaited[name].return_annotation == ours[name].return_annotation, name
 
 
 TOKEN: Final = object()
 """Stands for the token that the call before has returned."""
 Call = tuple[str, tuple[object, ...], dict[str, object]]
+ARN: Final = "t/consumer/fan-out:1700000000"
 SCENARIO: Final[list[Call]] = [
     ("create_stream", ("t",), {"shard_count": 3, "retention_hours": 1, "write_quota_kb_per_sec": 128}),
     ("create_stream", ("t",), {}),
@@ -191,8 +197,22 @@ SCENARIO: Final[list[Call]] = [
     ("remove_tags_from_stream", ("t", "a"), {}),
     ("list_tags_for_stream", ("t",), {"limit": 1}),
     ("list_tags_for_stream", ("t",), {"limit": 0}),
+    ("tail", ("t",), {"starting_position": "TRIM_HORIZON", "idle_timeout_seconds": 0}),
+    ("tail", ("t",), {"starting_position": "AT_TIMESTAMP", "timestamp": 0, "idle_timeout_seconds": 0}),
+    ("tail", ("t",), {"idle_timeout_seconds": 0.01}),
+    ("tail", ("t",), {"starting_position": "AT_SEQUENCE_NUMBER"}),
+    ("tail", ("unknown",), {}),
     ("merge_shards", ("t", SHARD, "shard-000001"), {}),
     ("merge_shards", ("t", SHARD, "shard-000001"), {}),
+    ("tail", ("t",), {"starting_position": "TRIM_HORIZON", "idle_timeout_seconds": 0}),
+    ("register_stream_consumer", ("t", "fan-out"), {}),
+    ("subscribe_to_shard", (ARN, SHARD, "TRIM_HORIZON"), {}),
+    ("subscribe_to_shard", (ARN, SHARD, "TRIM_HORIZON"), {}),
+    ("subscribe_to_shard", (ARN, "shard-000001", "AT_SEQUENCE_NUMBER"), {"starting_sequence_number": "1"}),
+    ("subscribe_to_shard", (ARN, "shard-000001", "LATEST"), {"timestamp": 0}),
+    ("subscribe_to_shard", ("t/consumer/unknown:1", SHARD, "LATEST"), {}),
+    ("subscribe_to_shard", ("x", SHARD, "LATEST"), {}),
+    ("deregister_stream_consumer", (), {"consumer_arn": ARN}),
     ("split_shard", ("t", "shard-000002", "2" * 39), {}),
     ("split_shard", ("t", "shard-000002", "x"), {}),
     ("list_shards", ("t",), {}),
@@ -231,7 +251,7 @@ async def outcomes_of(store: object) -> list[object]:
             )
             if inspect.iscoroutine(result):
                 result = cast(object, await result)
-            if name == "read":
+            if name in ITERATED:
                 result = await listed(result)
         except StreamStoreError as error:
             outcomes.append((type(error), error.message))
@@ -286,7 +306,7 @@ def test_outside_of_async_with_every_operation_finds_the_store_closed(path: Path
 
     async def use(store: AsyncStreamStore) -> None:
         result = cast(Callable[..., object], getattr(store, name))(*arguments, **options)
-        await (listed(result) if name == "read" else cast(Coroutine[object, object, object], result))
+        await (listed(result) if name in ITERATED else cast(Coroutine[object, object, object], result))
 
     if name == "close":
         run(use(opened(path, clock)))

@@ -38,6 +38,7 @@ from streamstore.model import (
     ListStreamsResult,
     PutRecordResult,
     PutRecordsResult,
+    Record,
     SequenceNumberRange,
     Shard,
     ShardFilterType,
@@ -615,6 +616,18 @@ class StoreAndOracle(RuleBasedStateMachine):
         assert outcome(lambda: list(self.store.read(name, shard_id, starting_sequence_number=start))) == outcome(
             lambda: self.oracle.read(name, shard_id, start=start)
         )
+
+    @rule(name=any_stream_names)
+    def tail(self, name: str) -> None:
+        """All that a stream holds comes out, each shard in its order; in which order they come is not the oracle's."""
+
+        def tail_shards() -> dict[str, list[Record]]:
+            found: dict[str, list[Record]] = {}
+            for record in self.store.tail(name, starting_position="TRIM_HORIZON", idle_timeout_seconds=0):
+                found.setdefault(record.shard_id, []).append(Record(*record[1:]))
+            return found
+
+        assert outcome(tail_shards) == outcome(lambda: self.oracle.read_all(name))
 
     @rule(milliseconds=st.sampled_from([1, 10, 999, 1_000, 8_001, 299_999, 300_000, 3_599_997, 3_600_000, 86_400_000]))
     def let_time_pass(self, milliseconds: int) -> None:
