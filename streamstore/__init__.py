@@ -32,10 +32,13 @@ from streamstore.errors import (
 )
 from streamstore.model import (
     ChildShard,
+    Consumer,
+    ConsumerDescription,
     GetRecordsResult,
     HashKeyRange,
     IngestResult,
     ListShardsResult,
+    ListStreamConsumersResult,
     ListStreamsResult,
     PutRecordResult,
     PutRecordsEntry,
@@ -55,6 +58,8 @@ from streamstore.store import StreamStore
 __all__ = [
     "AsyncStreamStore",
     "ChildShard",
+    "Consumer",
+    "ConsumerDescription",
     "CorruptRecordError",
     "ExpiredIteratorException",
     "ExpiredNextTokenException",
@@ -64,6 +69,7 @@ __all__ = [
     "InvalidArgumentException",
     "LimitExceededException",
     "ListShardsResult",
+    "ListStreamConsumersResult",
     "ListStreamsResult",
     "OutcomeUnknownError",
     "ProvisionedThroughputExceededException",

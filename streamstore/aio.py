@@ -177,6 +177,10 @@ class AsyncStreamStore:
     merge_shards = _awaited(StreamStore.merge_shards)
     update_shard_count = _awaited(StreamStore.update_shard_count)
     trim = _awaited(StreamStore.trim)
+    register_stream_consumer = _awaited(StreamStore.register_stream_consumer)
+    describe_stream_consumer = _awaited(StreamStore.describe_stream_consumer)
+    list_stream_consumers = _awaited(StreamStore.list_stream_consumers)
+    deregister_stream_consumer = _awaited(StreamStore.deregister_stream_consumer)
 
     @property
     def opened(self) -> StreamStore:

@@ -2,27 +2,34 @@
 
 What it proves: every value matches its checksum and address; each stream's open shards tile the hash keys; each
 shard has one counter and holds exactly the records that the counter says, contiguous, with arrival times that never
-go back; nothing in the file belongs to no stream; the totals add up.
+go back; each consumer has a stream, and each position a consumer; nothing in the file belongs to no stream; the totals
+add up.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from streamstore.disk_format import (
+    CONSUMERS_DATABASE,
     COUNTERS_DATABASE,
     DIALECT_KEY,
     FORMAT_DATABASE,
     NEXT_STREAM_NUMBER_KEY,
+    POSITIONS_DATABASE,
     SECRET_KEY,
     SHARD_COUNT_KEY,
     STREAMS_DATABASE,
     VERSION_KEY,
     DamagedValueError,
+    consumer_key,
     counter_key,
+    decode_consumer,
     decode_format_bytes,
     decode_format_int,
     decode_format_str,
+    decode_position,
     decode_stream,
+    parse_position_key,
     record_key,
     records_database,
     sequence_of_record_key,
@@ -60,6 +67,8 @@ def check_snapshot(transaction: ReadTransaction) -> Iterator[str]:
             yield f"The entry of stream {key!r} is damaged: {error}."
     for stream in streams:
         yield from _check_stream(transaction, stream)
+    yield from _check_consumers(transaction, streams)
+    yield from _check_positions(transaction, streams)
     yield from _check_nothing_foreign(transaction, streams)
     yield from _check_totals(transaction, streams)
 
@@ -138,9 +147,35 @@ def _check_shard(reader: ShardReader, shard: StoredShard, name: str) -> Iterator
         yield f"{name} holds a record {sequence_of_record_key(last_key)} that its counter does not know."
 
 
+def _check_consumers(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
+    numbers = {stream.number for stream in streams}
+    for key, value in transaction.items_from(CONSUMERS_DATABASE, b""):
+        try:
+            if decode_consumer(key, value).stream_number not in numbers:
+                yield f"The consumer {key!r} belongs to no stream."
+        except DamagedValueError as error:
+            yield f"The entry of consumer {key!r} is damaged: {error}."
+
+
+def _check_positions(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
+    next_shard_indexes = {stream.number: stream.next_shard_index for stream in streams}
+    for key, value in transaction.items_from(POSITIONS_DATABASE, b""):
+        try:
+            decode_position(key, value)
+            stream_number, consumer_name, shard_index = parse_position_key(key)
+        except DamagedValueError as error:
+            yield f"The position {key!r} is damaged: {error}."
+            continue
+        if transaction.get(CONSUMERS_DATABASE, consumer_key(stream_number, consumer_name)) is None:
+            yield f"The position {key!r} belongs to no consumer."
+        if shard_index >= next_shard_indexes.get(stream_number, 0):
+            yield f"The position {key!r} is one in a shard that never was."
+
+
 def _check_nothing_foreign(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
     addresses = {(stream.number, index) for stream in streams for index in stream.shards}
     known = {FORMAT_DATABASE, STREAMS_DATABASE, COUNTERS_DATABASE, RECOVERY_DATABASE}
+    known |= {CONSUMERS_DATABASE, POSITIONS_DATABASE}
     known |= {records_database(*address) for address in addresses}
     for database in transaction.databases():
         if database not in known:

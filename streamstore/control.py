@@ -6,23 +6,36 @@ Each method validates, then hands a function to the writer (changes) or to the e
 import contextlib
 from itertools import islice
 
-from streamstore.engine import ReadTransaction
+from streamstore.consumers import delete_consumer, iterate_consumers, load_consumer, register_consumer
+from streamstore.engine import ReadTransaction, WriteTransaction
 from streamstore.errors import InvalidArgumentException, ResourceNotFoundException
-from streamstore.iterator import ShardPage, encode_next_token, parse_next_token
+from streamstore.iterator import (
+    ConsumersPage,
+    ShardPage,
+    encode_consumers_token,
+    encode_next_token,
+    parse_consumers_token,
+    parse_next_token,
+)
 from streamstore.limits import (
     DESCRIBE_STREAM_LIMIT_DEFAULT,
     IDEMPOTENCY_WINDOW_SECONDS_DEFAULT,
     LIST_LIMIT_MAX,
     LIST_SHARDS_LIMIT_DEFAULT,
+    LIST_STREAM_CONSUMERS_LIMIT_DEFAULT,
     LIST_STREAMS_LIMIT_DEFAULT,
     SHARDS_PER_STORE_MAX,
     TRIM_RECORDS_MAX,
 )
 from streamstore.model import (
+    Consumer,
+    ConsumerDescription,
     ListShardsResult,
+    ListStreamConsumersResult,
     ListStreamsResult,
     SequenceNumberRange,
     Shard,
+    StoredConsumer,
     StoredStream,
     StreamDescription,
     TrimResult,
@@ -43,6 +56,9 @@ from streamstore.streams import (
     shard_index_of,
 )
 from streamstore.validate import (
+    parse_bool,
+    parse_consumer_address,
+    parse_consumer_name,
     parse_exclusive_start,
     parse_hash_key,
     parse_shard_id,
@@ -87,13 +103,19 @@ class StreamControl(OpenStore):
         )
         self._change(lambda appender: create_stream(appender.flush(), settings, now_ms=now_ms, dialect=self._dialect))
 
-    def delete_stream(self, stream_name: str) -> None:
+    def delete_stream(self, stream_name: str, *, enforce_consumer_deletion: bool = False) -> None:
         """Delete a stream with its records. A new stream of that name shares nothing with it, tokens included.
 
-        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``, and the storage
-        errors of ``put_record``.
+        A stream with consumers is deleted only with ``enforce_consumer_deletion``; they go in the same commit.
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``,
+        ``ResourceInUseException`` (the stream has consumers), and the storage errors of ``put_record``.
         """
-        self._change_stream(parse_stream_name("stream_name", stream_name, self._dialect), delete_stream)
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        enforce = parse_bool("enforce_consumer_deletion", enforce_consumer_deletion)
+        self._change_stream(
+            name, lambda transaction, stream: delete_stream(transaction, stream, enforce_consumer_deletion=enforce)
+        )
 
     def split_shard(self, stream_name: str, shard_to_split: str, new_starting_hash_key: str) -> None:
         """Close a shard and open two in its place, the second from ``new_starting_hash_key`` on. Source: SplitShard.
@@ -302,6 +324,123 @@ class StreamControl(OpenStore):
             lambda transaction: list(islice(iterate_stream_names(transaction, after), name_limit + 1))
         )
         return ListStreamsResult(stream_names=tuple(names[:name_limit]), has_more_streams=len(names) > name_limit)
+
+    def register_stream_consumer(self, stream_name: str, consumer_name: str) -> Consumer:
+        """Register a consumer with a stream. It is active when the call returns. Source: RegisterStreamConsumer.
+
+        ``consumer_name``: 1 to 128 letters, digits, "_", "." and "-".
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException`` (no such stream),
+        ``ResourceInUseException`` (the name is taken), ``LimitExceededException`` (the stream has 5 consumers or more
+        already), and the storage errors of ``put_record``.
+        """
+        now_ms = self._clock()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        consumer_to_register = parse_consumer_name(consumer_name)
+        consumer = self._change_stream(
+            name,
+            lambda transaction, stream: register_consumer(
+                transaction, stream, consumer_to_register, dialect=self._dialect, now_ms=now_ms
+            ),
+        )
+        return self._consumer(name, consumer)
+
+    def describe_stream_consumer(
+        self, stream_name: str | None = None, consumer_name: str | None = None, *, consumer_arn: str | None = None
+    ) -> ConsumerDescription:
+        """Describe a consumer, named by its stream and its name, or by its ARN alone.
+
+        The ARN of a consumer that was registered again since is that of no consumer.
+
+        Raises ``InvalidArgumentException``, ``ResourceNotFoundException`` (stream or consumer), ``StorageError``.
+        """
+        name, consumer_to_find = parse_consumer_address(stream_name, consumer_name, consumer_arn, self._dialect)
+
+        def look(transaction: ReadTransaction) -> Consumer:
+            stream = self._catalog.load(transaction, name).stored
+            return self._load_consumer(transaction, stream, consumer_to_find, consumer_arn)
+
+        consumer = self._engine.read(look)
+        return ConsumerDescription(
+            consumer_name=consumer.consumer_name,
+            consumer_arn=consumer.consumer_arn,
+            consumer_status=consumer.consumer_status,
+            consumer_creation_timestamp=consumer.consumer_creation_timestamp,
+            stream_arn=self._stream_arn(name),
+        )
+
+    def list_stream_consumers(
+        self,
+        stream_name: str,
+        *,
+        next_token: str | None = None,
+        max_results: int = LIST_STREAM_CONSUMERS_LIMIT_DEFAULT,
+    ) -> ListStreamConsumersResult:
+        """List up to ``max_results`` (1 to 10,000) consumers of a stream, in bytewise order of their names.
+
+        Go on with the ``next_token`` of the page before (good for 300 s): behind its last name, whatever was registered
+        or deregistered meanwhile.
+
+        Raises ``InvalidArgumentException``, ``ExpiredNextTokenException``, ``ResourceNotFoundException`` (no such
+        stream), ``StorageError``.
+        """
+        now_ms = self._clock()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        page_limit = parse_whole_number("max_results", max_results, first=1, last=LIST_LIMIT_MAX)
+        page = None if next_token is None else parse_consumers_token(next_token, now_ms=now_ms, secret=self._secret)
+
+        def look(transaction: ReadTransaction) -> list[StoredConsumer]:
+            stream = self._catalog.load(transaction, name).stored
+            if page is not None and page.stream_number != stream.number:
+                raise InvalidArgumentException(
+                    argument="next_token", value=next_token, constraint="belong to the stream that has this name today"
+                )
+            after_consumer_name = "" if page is None else page.after_consumer_name
+            return list(islice(iterate_consumers(transaction, stream, after_consumer_name), page_limit + 1))
+
+        found = self._engine.read(look)
+        token = None
+        if len(found) > page_limit:
+            found = found[:page_limit]
+            end = ConsumersPage(found[-1].stream_number, found[-1].name)
+            token = encode_consumers_token(end, now_ms=now_ms, secret=self._secret)
+        return ListStreamConsumersResult(tuple(self._consumer(name, consumer) for consumer in found), token)
+
+    def deregister_stream_consumer(
+        self, stream_name: str | None = None, consumer_name: str | None = None, *, consumer_arn: str | None = None
+    ) -> None:
+        """Take a consumer off the register, with the positions that it has reached in the stream.
+
+        Named as in ``describe_stream_consumer``. Raises, with nothing changed: ``InvalidArgumentException``,
+        ``ResourceNotFoundException`` (stream or consumer), and the storage errors of ``put_record``.
+        """
+        name, consumer_to_delete = parse_consumer_address(stream_name, consumer_name, consumer_arn, self._dialect)
+
+        def delete(transaction: WriteTransaction, stream: StoredStream) -> None:
+            self._load_consumer(transaction, stream, consumer_to_delete, consumer_arn)
+            delete_consumer(transaction, stream, consumer_to_delete)
+
+        self._change_stream(name, delete)
+
+    def _load_consumer(
+        self, transaction: ReadTransaction, stream: StoredStream, consumer_name: str, consumer_arn: str | None
+    ) -> Consumer:
+        """Return the consumer of this name, which must have this ARN if one is given."""
+        consumer = self._consumer(stream.name, load_consumer(transaction, stream, consumer_name))
+        if consumer_arn not in (None, consumer.consumer_arn):
+            raise ResourceNotFoundException(
+                resource=f"Consumer {consumer_arn}", remedy=f"the one of this name is {consumer.consumer_arn}"
+            )
+        return consumer
+
+    def _consumer(self, stream_name: str, consumer: StoredConsumer) -> Consumer:
+        stream_arn, seconds = self._stream_arn(stream_name), consumer.creation_ms // 1000
+        return Consumer(
+            consumer_name=consumer.name,
+            consumer_arn=f"{stream_arn}/consumer/{consumer.name}:{seconds}",
+            consumer_status="ACTIVE",
+            consumer_creation_timestamp=datetime_of_ms(consumer.creation_ms),
+        )
 
     def _shards_after(
         self, transaction: ReadTransaction, stream_name: str, after_shard_id: str | None, count: int, now_ms: int

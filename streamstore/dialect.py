@@ -33,6 +33,7 @@ class Dialect:
     split_margin_hash_keys: int
     resize_factor_max: int | None
     resizes_per_day_max: int | None
+    consumers_per_stream_max: int
 
     def shard_id(self, shard_index: int) -> str:
         return self.shard_id_format.format(shard_index)
@@ -51,6 +52,7 @@ YANDEX: Final = Dialect(
     split_margin_hash_keys=0,
     resize_factor_max=None,
     resizes_per_day_max=None,
+    consumers_per_stream_max=5,
 )
 
 DIALECTS: Final = {YANDEX.name: YANDEX}

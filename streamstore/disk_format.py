@@ -12,6 +12,9 @@ named database           key                         payload
 ``counters``             stream number u32,          first sequence u64, next sequence u64, last arrival ms
                          shard index u32             u64, quota of bytes full at ns u64, of records u64
 ``records/<number>/<i>`` sequence u64                msgpack: [arrival ms, partition key, data]
+``consumers``            stream number u32, name     msgpack: [creation ms, epoch]
+``positions``            stream number u32, name,    sequence u64
+                         zero byte, shard index u32
 ``recoveries``           ``last``                    not sealed: the engine's mark of its last recovery
 ======================== =========================== ===================================================
 
@@ -32,6 +35,7 @@ from streamstore.model import (
     HashKeyRange,
     Record,
     ShardCounter,
+    StoredConsumer,
     StoredShard,
     StoredStream,
     StreamMode,
@@ -45,6 +49,8 @@ STORE_SECRET_BYTES: Final = 32
 FORMAT_DATABASE: Final = b"format"
 STREAMS_DATABASE: Final = b"streams"
 COUNTERS_DATABASE: Final = b"counters"
+CONSUMERS_DATABASE: Final = b"consumers"
+POSITIONS_DATABASE: Final = b"positions"
 
 # Keys of the format database.
 VERSION_KEY: Final = b"version"  # int: FORMAT_VERSION
@@ -56,8 +62,11 @@ SHARD_COUNT_KEY: Final = b"shard_count"  # int: shards of all streams
 _CRC: Final = struct.Struct(">I")
 _SHARD_KEY: Final = struct.Struct(">II")
 _RECORD_KEY: Final = struct.Struct(">Q")
+_POSITION: Final = struct.Struct(">Q")
+_INDEX: Final = struct.Struct(">I")
 _COUNTER: Final = struct.Struct(">QQQQQ")
 _HASH_KEY_BYTES: Final = 16
+_END_OF_NAME: Final = b"\0"
 _FIRST_FIELDS: Final = 5
 _FIRST_SETTINGS: Final[list[object]] = [False, "PROVISIONED", IDEMPOTENCY_WINDOW_MS_DEFAULT, [], []]
 # Whatever it returns is proven by what is done with it.
@@ -191,6 +200,50 @@ def decode_counter(stream_number: StreamNumber, shard_index: int, value: bytes) 
     return ShardCounter(*_COUNTER.unpack(payload))
 
 
+def consumer_key(stream_number: StreamNumber, consumer_name: str) -> bytes:
+    """Return the key of a consumer; of an empty name: what the keys of all consumers of the stream begin with."""
+    return _INDEX.pack(stream_number) + consumer_name.encode()
+
+
+def encode_consumer(consumer: StoredConsumer) -> bytes:
+    key = consumer_key(consumer.stream_number, consumer.name)
+    return _seal(_address(CONSUMERS_DATABASE, key), _pack([consumer.creation_ms, consumer.epoch]))
+
+
+def decode_consumer(key: bytes, value: bytes) -> StoredConsumer:
+    payload = _unseal(_address(CONSUMERS_DATABASE, key), value)
+    creation_ms, epoch = _expect_list(_unpack(payload), length=2)
+    return StoredConsumer(*_decode_consumer_key(key), creation_ms=_expect_int(creation_ms), epoch=_expect_int(epoch))
+
+
+def positions_prefix(stream_number: StreamNumber, consumer_name: str) -> bytes:
+    """Return what the keys of the consumer's positions begin with, and no other key does: no name has a zero byte."""
+    return consumer_key(stream_number, consumer_name) + _END_OF_NAME
+
+
+def position_key(stream_number: StreamNumber, consumer_name: str, shard_index: int) -> bytes:
+    return positions_prefix(stream_number, consumer_name) + _INDEX.pack(shard_index)
+
+
+def parse_position_key(key: bytes) -> tuple[StreamNumber, str, int]:
+    """Return stream number, consumer name and shard index."""
+    start, shard_index = key[: -_INDEX.size], key[-_INDEX.size :]
+    if not start.endswith(_END_OF_NAME):
+        raise DamagedValueError(f"{key!r} is no key of a position")
+    return (*_decode_consumer_key(start.removesuffix(_END_OF_NAME)), int.from_bytes(shard_index, "big"))
+
+
+def encode_position(key: bytes, sequence: int) -> bytes:
+    return _seal(_address(POSITIONS_DATABASE, key), _POSITION.pack(sequence))
+
+
+def decode_position(key: bytes, value: bytes) -> int:
+    payload = _unseal(_address(POSITIONS_DATABASE, key), value)
+    if len(payload) != _POSITION.size:
+        raise DamagedValueError(f"a position has {len(payload)} bytes")
+    return int.from_bytes(payload, "big")
+
+
 class RecordFormat:
     """Encodes and decodes the records of one shard.
 
@@ -292,7 +345,13 @@ def _decode_name(key: bytes) -> str:
     try:
         return key.decode()
     except UnicodeDecodeError:
-        raise DamagedValueError(f"a stream's name is not UTF-8: {key!r}") from None
+        raise DamagedValueError(f"a name is not UTF-8: {key!r}") from None
+
+
+def _decode_consumer_key(key: bytes) -> tuple[StreamNumber, str]:
+    if len(key) <= _INDEX.size:
+        raise DamagedValueError(f"{key!r} is no key of a consumer")
+    return StreamNumber(int.from_bytes(key[: _INDEX.size], "big")), _decode_name(key[_INDEX.size :])
 
 
 def _decode_shard(shard: object, place: int, *, created_ms: int) -> tuple[int, StoredShard]:

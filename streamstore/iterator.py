@@ -26,12 +26,18 @@ from streamstore.limits import (
 from streamstore.model import StreamNumber
 
 __all__ = [
+    "ConsumersPage",
     "ShardPage",
     "ShardPosition",
+    "StreamsPage",
+    "encode_consumers_token",
     "encode_next_token",
     "encode_shard_iterator",
+    "encode_streams_token",
+    "parse_consumers_token",
     "parse_next_token",
     "parse_shard_iterator",
+    "parse_streams_token",
 ]
 
 CLOCK_SKEW_MS_MAX: Final = 10_000  # YDB: a token from the future is alive for this long
@@ -39,7 +45,12 @@ TAG_BYTES: Final = 12
 SHARD_ITERATOR_LAYOUT: Final = struct.Struct(">BIIQQQ")
 NEXT_TOKEN_LAYOUT: Final = struct.Struct(">BIIQ")
 SHARD_ITERATOR_VERSION: Final = 3
-NEXT_TOKEN_VERSION: Final = 2  # differs, so that neither kind of token passes for the other
+STREAMS_TOKEN_LAYOUT: Final = struct.Struct(">BQ")
+CONSUMERS_TOKEN_LAYOUT: Final = struct.Struct(">BIQ")
+# Each differs from all others, so that no kind of token passes for another.
+NEXT_TOKEN_VERSION: Final = 2
+STREAMS_TOKEN_VERSION: Final = 4
+CONSUMERS_TOKEN_VERSION: Final = 5
 BASE64_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 
 
@@ -60,6 +71,21 @@ class ShardPage:
     stream_name: str
     stream_number: StreamNumber
     after_shard_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamsPage:
+    """A place in the list of streams: behind ``after_stream_name``, whether that still exists or not."""
+
+    after_stream_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumersPage:
+    """A place in the list of a stream's consumers: behind ``after_consumer_name``, whether that still exists or not."""
+
+    stream_number: StreamNumber
+    after_consumer_name: str
 
 
 def encode_shard_iterator(position: ShardPosition, *, now_ms: int, secret: bytes) -> str:
@@ -100,13 +126,43 @@ def encode_next_token(page: ShardPage, *, now_ms: int, secret: bytes) -> str:
 def parse_next_token(token: object, *, now_ms: int, secret: bytes) -> ShardPage:
     payload = _parse(token, NEXT_TOKEN_VERSION, secret, argument="next_token")
     _, stream_number, after_shard_index, created_ms = NEXT_TOKEN_LAYOUT.unpack_from(payload)
+    _refuse_expired_page(created_ms, now_ms)
+    stream_name = payload[NEXT_TOKEN_LAYOUT.size :].decode()
+    return ShardPage(stream_name, StreamNumber(stream_number), after_shard_index)
+
+
+def encode_streams_token(page: StreamsPage, *, now_ms: int, secret: bytes) -> str:
+    return _encode(STREAMS_TOKEN_LAYOUT.pack(STREAMS_TOKEN_VERSION, now_ms) + page.after_stream_name.encode(), secret)
+
+
+def parse_streams_token(token: object, *, now_ms: int, secret: bytes) -> StreamsPage:
+    payload = _parse(token, STREAMS_TOKEN_VERSION, secret, argument="next_token")
+    _, created_ms = STREAMS_TOKEN_LAYOUT.unpack_from(payload)
+    _refuse_expired_page(created_ms, now_ms)
+    return StreamsPage(payload[STREAMS_TOKEN_LAYOUT.size :].decode())
+
+
+def encode_consumers_token(page: ConsumersPage, *, now_ms: int, secret: bytes) -> str:
+    return _encode(
+        CONSUMERS_TOKEN_LAYOUT.pack(CONSUMERS_TOKEN_VERSION, page.stream_number, now_ms)
+        + page.after_consumer_name.encode(),
+        secret,
+    )
+
+
+def parse_consumers_token(token: object, *, now_ms: int, secret: bytes) -> ConsumersPage:
+    payload = _parse(token, CONSUMERS_TOKEN_VERSION, secret, argument="next_token")
+    _, stream_number, created_ms = CONSUMERS_TOKEN_LAYOUT.unpack_from(payload)
+    _refuse_expired_page(created_ms, now_ms)
+    return ConsumersPage(StreamNumber(stream_number), payload[CONSUMERS_TOKEN_LAYOUT.size :].decode())
+
+
+def _refuse_expired_page(created_ms: int, now_ms: int) -> None:
     if not _alive(created_ms, now_ms, NEXT_TOKEN_ALIVE_MS):
         raise ExpiredNextTokenException(
             f"The token was made at {created_ms} ms, now is {now_ms} ms; it lives for "
             f"{NEXT_TOKEN_ALIVE_MS} ms: start the listing again."
         )
-    stream_name = payload[NEXT_TOKEN_LAYOUT.size :].decode()
-    return ShardPage(stream_name, StreamNumber(stream_number), after_shard_index)
 
 
 def _encode(payload: bytes, secret: bytes) -> str:

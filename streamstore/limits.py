@@ -31,6 +31,7 @@ LIST_LIMIT_MAX: Final = 10_000
 LIST_STREAMS_LIMIT_DEFAULT: Final = 100
 DESCRIBE_STREAM_LIMIT_DEFAULT: Final = 100
 LIST_SHARDS_LIMIT_DEFAULT: Final = 10_000  # ours: a local listing costs nothing
+LIST_STREAM_CONSUMERS_LIMIT_DEFAULT: Final = 100
 
 # Write quota per shard: YDB values, 1,000 records/s from doc limits page. A shard saves up one second of it.
 WRITE_QUOTA_KB_PER_SEC_CHOICES: Final = (128, 512, 1024)

@@ -14,11 +14,14 @@ from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 __all__ = [
     "STREAM_MODES",
     "ChildShard",
+    "Consumer",
+    "ConsumerDescription",
     "EncryptionType",
     "GetRecordsResult",
     "HashKeyRange",
     "IngestResult",
     "ListShardsResult",
+    "ListStreamConsumersResult",
     "ListStreamsResult",
     "NewRecord",
     "PutRecordResult",
@@ -30,6 +33,7 @@ __all__ = [
     "Shard",
     "ShardCounter",
     "ShardIteratorType",
+    "StoredConsumer",
     "StoredShard",
     "StoredStream",
     "StreamDescription",
@@ -52,6 +56,7 @@ StreamNumber = NewType("StreamNumber", int)
 
 EncryptionType = Literal["NONE"]
 StreamStatus = Literal["ACTIVE"]
+ConsumerStatus = Literal["ACTIVE"]
 StreamMode = Literal["PROVISIONED", "ON_DEMAND"]
 STREAM_MODES: Final[tuple[StreamMode, ...]] = get_args(StreamMode)
 SyncMode = Literal["full", "normal", "off"]
@@ -245,6 +250,16 @@ class StoredStream:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredConsumer:
+    """A consumer as the store keeps it. ``epoch`` counts who has taken it over, from 0, so that the last one wins."""
+
+    stream_number: StreamNumber
+    name: str
+    creation_ms: int
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StreamSettings:
     """What a caller asks of a new stream, validated."""
 
@@ -299,6 +314,35 @@ class ListShardsResult:
     """One page of shards in the order of their ids; ``next_token`` is None on the last page."""
 
     shards: tuple[Shard, ...]
+    next_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A consumer registered with a stream. One that is registered again under its name has another ARN."""
+
+    consumer_name: str
+    consumer_arn: str
+    consumer_status: ConsumerStatus
+    consumer_creation_timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerDescription:
+    """A consumer as ``describe_stream_consumer`` shows it, with the ARN of its stream."""
+
+    consumer_name: str
+    consumer_arn: str
+    consumer_status: ConsumerStatus
+    consumer_creation_timestamp: datetime
+    stream_arn: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListStreamConsumersResult:
+    """One page of consumers in bytewise order of their names; ``next_token`` is None on the last page."""
+
+    consumers: tuple[Consumer, ...]
     next_token: str | None
 
 

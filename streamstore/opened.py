@@ -86,6 +86,10 @@ class OpenStore:
         """Let the writer commit a request that says itself where its answer goes."""
         self._writable().submit(request)
 
+    def _stream_arn(self, stream_name: str) -> str:
+        """Return the ARN of a stream. It ends in the name, behind a slash if anything is in front of it."""
+        return stream_name  # as Yandex Data Streams does
+
     def _load(self, stream_name: str) -> KnownStream:
         return self._engine.read(lambda transaction: self._catalog.load(transaction, stream_name))
 

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator
 from itertools import cycle
 
+from streamstore.consumers import delete_consumers, refuse_consumers
 from streamstore.dialect import DIALECTS, Dialect
 from streamstore.disk_format import (
     COUNTERS_DATABASE,
@@ -218,7 +219,11 @@ def create_stream(transaction: WriteTransaction, settings: StreamSettings, *, no
     save_stream(transaction, stream)
 
 
-def delete_stream(transaction: WriteTransaction, stream: StoredStream) -> None:
+def delete_stream(transaction: WriteTransaction, stream: StoredStream, *, enforce_consumer_deletion: bool) -> None:
+    if enforce_consumer_deletion:
+        delete_consumers(transaction, stream)
+    else:
+        refuse_consumers(transaction, stream)
     for shard_index in stream.shards:
         drop_shard(transaction, stream.number, shard_index)
     transaction.delete(STREAMS_DATABASE, stream_key(stream.name))

@@ -41,6 +41,9 @@ from streamstore.routing import hash_key_of_partition_key
 HASH_KEY_PATTERN: Final = re.compile(r"0|([1-9][0-9]{0,38})")
 SEQUENCE_NUMBER_PATTERN: Final = re.compile(rf"0|([1-9][0-9]{{0,{SEQUENCE_NUMBER_DIGITS_MAX - 1}}})")
 SHARD_ID_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+CONSUMER_NAME_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+CONSUMER_ARN_PATTERN: Final = re.compile(rf"(?:.*/)?([^/]+)/consumer/({CONSUMER_NAME_PATTERN.pattern}):[0-9]+")
+CONSUMER_ARN_CHARACTERS_MAX: Final = 2_048
 
 PARTITION_KEYS_REMEMBERED: Final = 16_384
 _hash_keys: Final[dict[str, int]] = {}
@@ -261,10 +264,34 @@ def parse_exclusive_start(value: object) -> str | None:
 
 
 def refuse_beside_next_token(argument: str, value: object) -> None:
-    if value is not None:
-        raise InvalidArgumentException(
-            argument=argument, value=value, constraint="not be given together with next_token"
-        )
+    _refuse_beside("next_token", argument, value)
+
+
+def parse_consumer_name(value: object) -> str:
+    if isinstance(value, str) and CONSUMER_NAME_PATTERN.fullmatch(value):
+        return value
+    raise InvalidArgumentException(
+        argument="consumer_name", value=value, constraint="be a str of 1 to 128 letters, digits, '_', '.' and '-'"
+    )
+
+
+def parse_consumer_address(
+    stream_name: object, consumer_name: object, consumer_arn: object, dialect: Dialect
+) -> tuple[str, str]:
+    """Return the names of a stream and of its consumer, as they were given, or as the consumer's ARN says."""
+    if consumer_arn is None:
+        return parse_stream_name("stream_name", stream_name, dialect), parse_consumer_name(consumer_name)
+    _refuse_beside("consumer_arn", "stream_name", stream_name)
+    _refuse_beside("consumer_arn", "consumer_name", consumer_name)
+    if isinstance(consumer_arn, str) and len(consumer_arn) <= CONSUMER_ARN_CHARACTERS_MAX:
+        match = CONSUMER_ARN_PATTERN.fullmatch(consumer_arn)
+        if match and _is_stream_name(match[1], dialect.stream_name_pattern):
+            return match[1], match[2]
+    raise InvalidArgumentException(
+        argument="consumer_arn",
+        value=consumer_arn,
+        constraint="be the ARN of a consumer, a str that ends in <stream name>/consumer/<consumer name>:<seconds>",
+    )
 
 
 def parse_path(value: object) -> Path:
@@ -323,6 +350,13 @@ def parse_bool(argument: str, value: object) -> bool:
 
 def is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _refuse_beside(other_argument: str, argument: str, value: object) -> None:
+    if value is not None:
+        raise InvalidArgumentException(
+            argument=argument, value=value, constraint=f"not be given together with {other_argument}"
+        )
 
 
 def _require_only_if(argument: str, value: object, *, wanted: bool, kind: str) -> None:

@@ -16,15 +16,19 @@ from streamstore.disk_format import (
     NEXT_STREAM_NUMBER_KEY,
     SHARD_COUNT_KEY,
     RecordFormat,
+    consumer_key,
     counter_key,
     decode_counter,
     decode_stream,
+    encode_consumer,
     encode_counter,
     encode_format_value,
+    encode_position,
     encode_stream,
+    position_key,
     record_key,
 )
-from streamstore.model import ShardCounter, StoredShard, StoredStream, StreamNumber
+from streamstore.model import ShardCounter, StoredConsumer, StoredShard, StoredStream, StreamNumber
 from tests.conftest import Clock, open_store
 from tests.damage import RawStore, behind_the_back_of
 
@@ -35,13 +39,17 @@ SHARD = "Shard 0 of s"
 
 @pytest.fixture
 def path(store_path: Path, clock: Clock) -> Path:
-    """A closed store with the streams "s" (one shard, three records, one a millisecond) and "t" (two shards)."""
+    """A closed store with the streams "s" (one shard, three records, one a millisecond) and "t" (two shards).
+
+    "s" has the consumer "c".
+    """
     with open_store(store_path, clock) as store:
         store.create_stream("s")
         store.create_stream("t", shard_count=2)
         for _ in range(3):
             clock.advance(1)
             store.put_record("s", b"data", "k")
+        store.register_stream_consumer("s", "c")
     assert check_store(store_path) == []
     return store_path
 
@@ -68,6 +76,16 @@ def with_ranges(*ranges: HashKeyRange) -> Callable[[StoredStream], StoredStream]
 def put_record(raw: RawStore, sequence: int, arrival_ms: int) -> None:
     value = RecordFormat(NUMBER, 0).encode(record_key(sequence), arrival_ms, "k", b"data")
     raw.put(RECORDS, record_key(sequence), value)
+
+
+def put_consumer(raw: RawStore, stream_number: int, name: str) -> None:
+    consumer = StoredConsumer(StreamNumber(stream_number), name, START_MS)
+    raw.put(b"consumers", consumer_key(consumer.stream_number, name), encode_consumer(consumer))
+
+
+def put_position(raw: RawStore, stream_number: int, name: str, shard_index: int) -> None:
+    key = position_key(StreamNumber(stream_number), name, shard_index)
+    raw.put(b"positions", key, encode_position(key, 0))
 
 
 START_MS = 1_700_000_000_000
@@ -149,6 +167,17 @@ DAMAGES: list[tuple[Callable[[RawStore], None], str]] = [
         lambda raw: change_shard(raw, lambda shard: replace(shard, first_sequence=1)),
         rf"{SHARD} counts from 0 to 3, and began at 1\.",
     ),
+    (lambda raw: put_consumer(raw, 9, "c"), r"The consumer b'.*c' belongs to no stream\."),
+    (
+        lambda raw: raw.flip_last_bit(b"consumers", consumer_key(NUMBER, "c")),
+        r"The entry of consumer b'.*c' is damaged: ",
+    ),
+    (lambda raw: raw.put(b"consumers", b"odd", b"v"), r"The entry of consumer b'odd' is damaged: "),
+    (lambda raw: put_position(raw, 1, "d", 0), r"The position b'.*d.*' belongs to no consumer\."),
+    (lambda raw: put_position(raw, 2, "c", 0), r"The position b'.*c.*' belongs to no consumer\."),
+    (lambda raw: put_position(raw, 1, "c", 1), r"The position b'.*c.*' is one in a shard that never was\."),
+    (lambda raw: raw.put(b"positions", position_key(NUMBER, "c", 0), b""), r"The position b'.*' is damaged: "),
+    (lambda raw: raw.put(b"positions", b"odd", encode_position(b"odd", 1)), r"The position b'odd' is damaged: "),
     (lambda raw: raw.flip_last_bit(b"format", SHARD_COUNT_KEY), r"The store is damaged: "),
     (lambda raw: raw.delete(b"format", NEXT_STREAM_NUMBER_KEY), r"The store is damaged: b'next_stream_number' is miss"),
     (lambda raw: raw.flip_last_bit(b"format", b"version"), r"The store is damaged: .*format/version"),

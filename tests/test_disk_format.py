@@ -20,21 +20,29 @@ from streamstore.disk_format import (
     VERSION_KEY,
     DamagedValueError,
     RecordFormat,
+    consumer_key,
     counter_key,
+    decode_consumer,
     decode_counter,
     decode_format_bytes,
     decode_format_int,
     decode_format_str,
+    decode_position,
     decode_stream,
+    encode_consumer,
     encode_counter,
     encode_format_value,
+    encode_position,
     encode_stream,
+    parse_position_key,
+    position_key,
+    positions_prefix,
     record_key,
     records_database,
     sequence_of_record_key,
     stream_key,
 )
-from streamstore.model import STREAM_MODES, ShardCounter, StoredShard, StoredStream, StreamNumber
+from streamstore.model import STREAM_MODES, ShardCounter, StoredConsumer, StoredShard, StoredStream, StreamNumber
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
@@ -68,6 +76,8 @@ streams = st.builds(
     tags=st.lists(st.tuples(texts, texts)).map(tuple),
     resized_ms=st.lists(u64).map(tuple),
 )
+consumer_names = st.from_regex(r"[a-zA-Z0-9_.-]{1,128}", fullmatch=True)
+consumers = st.builds(StoredConsumer, stream_numbers, consumer_names, u64, u64)
 
 STREAM = StoredStream(
     name="clicks",
@@ -82,6 +92,8 @@ STREAM = StoredStream(
     next_shard_index=3,
     tags=(("team", "ключ"),),
 )
+CONSUMER = StoredConsumer(StreamNumber(7), "billing", 1_700_000_000_000, epoch=3)
+POSITION_KEY = position_key(StreamNumber(7), "billing", 1)
 
 
 class Sealed(NamedTuple):
@@ -102,6 +114,8 @@ SEALED = [
         encode_counter(StreamNumber(7), 1, ShardCounter(1, 2, 3, 4, 5)),
         partial(decode_counter, StreamNumber(7), 1),
     ),
+    Sealed("consumer", encode_consumer(CONSUMER), partial(decode_consumer, consumer_key(StreamNumber(7), "billing"))),
+    Sealed("position", encode_position(POSITION_KEY, 300), partial(decode_position, POSITION_KEY)),
     Sealed(
         "record",
         RecordFormat(StreamNumber(7), 1).encode(record_key(5), 1_700_000_000_000, "ключ", b"data"),
@@ -214,6 +228,10 @@ def test_a_value_moved_to_another_key_is_detected() -> None:
         decode_format_int(NEXT_STREAM_NUMBER_KEY, encode_format_value(SHARD_COUNT_KEY, 1))
     with pytest.raises(DamagedValueError):
         decode_stream(b"clacks", encode_stream(STREAM))
+    with pytest.raises(DamagedValueError):
+        decode_consumer(consumer_key(StreamNumber(8), "billing"), encode_consumer(CONSUMER))
+    with pytest.raises(DamagedValueError):
+        decode_position(position_key(StreamNumber(7), "billing", 2), encode_position(POSITION_KEY, 0))
     counter = encode_counter(StreamNumber(7), 1, ShardCounter())
     for stream_number, shard_index in ((StreamNumber(7), 0), (StreamNumber(8), 1)):
         with pytest.raises(DamagedValueError):
@@ -242,6 +260,11 @@ def test_hostile_bytes_under_a_right_checksum_raise_nothing_but_damaged_value_er
         (b"format/secret", partial(decode_format_bytes, b"secret")),
         (b"streams/clicks", partial(decode_stream, b"clicks")),
         (b"counters/" + bytes(8), partial(decode_counter, StreamNumber(0), 0)),
+        (
+            b"consumers/" + consumer_key(StreamNumber(7), "c"),
+            partial(decode_consumer, consumer_key(StreamNumber(7), "c")),
+        ),
+        (b"positions/" + POSITION_KEY, partial(decode_position, POSITION_KEY)),
         (bytes(16), partial(RecordFormat(StreamNumber(0), 0).decode, bytes(8))),
     ]
     for address, decode in decoders:
@@ -256,6 +279,43 @@ def test_whatever_msgpack_raises_is_damaged_value_error(error: type[Exception]) 
         pytest.raises(DamagedValueError, match="not msgpack"),
     ):
         decode_format_int(VERSION_KEY, encode_format_value(VERSION_KEY, 1))
+
+
+@given(consumers)
+def test_a_consumer_reads_as_written(consumer: StoredConsumer) -> None:
+    assert decode_consumer(consumer_key(consumer.stream_number, consumer.name), encode_consumer(consumer)) == consumer
+
+
+@given(stream_numbers, consumer_names, u32, u64)
+def test_a_position_and_its_key_read_as_written(
+    stream_number: StreamNumber, consumer_name: str, shard_index: int, sequence: int
+) -> None:
+    key = position_key(stream_number, consumer_name, shard_index)
+    assert decode_position(key, encode_position(key, sequence)) == sequence
+    assert parse_position_key(key) == (stream_number, consumer_name, shard_index)
+
+
+@given(stream_numbers, consumer_names, consumer_names, u32)
+def test_the_positions_of_one_consumer_begin_like_those_of_no_other(
+    stream_number: StreamNumber, consumer_name: str, other_name: str, shard_index: int
+) -> None:
+    key = position_key(stream_number, other_name, shard_index)
+    assert key.startswith(positions_prefix(stream_number, consumer_name)) == (consumer_name == other_name)
+
+
+@pytest.mark.parametrize("key", [b"", b"\0\0\0\7", b"\0\0\0\7\0\0\0\0\1", b"\0\0\0\7name\1\0\0\0\1"])
+def test_what_is_no_key_of_a_position_is_damage(key: bytes) -> None:
+    with pytest.raises(DamagedValueError, match="is no key"):
+        parse_position_key(key)
+
+
+@given(st.binary(max_size=20))
+def test_hostile_keys_raise_nothing_but_damaged_value_error(key: bytes) -> None:
+    payload = encode_consumer(CONSUMER)[4:]
+    with suppress(DamagedValueError):
+        decode_consumer(key, crc32(b"consumers/" + key + payload).to_bytes(4, "big") + payload)
+    with suppress(DamagedValueError):
+        parse_position_key(key)
 
 
 def test_a_stream_name_that_is_not_utf8_is_damage() -> None:

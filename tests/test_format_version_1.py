@@ -14,17 +14,23 @@ import pytest
 from streamstore import HashKeyRange, Record, StoreFormatError
 from streamstore.disk_format import (
     RecordFormat,
+    consumer_key,
     counter_key,
+    decode_consumer,
     decode_counter,
+    decode_position,
     decode_stream,
+    encode_consumer,
     encode_counter,
     encode_format_value,
+    encode_position,
     encode_stream,
+    position_key,
     record_key,
     records_database,
     stream_key,
 )
-from streamstore.model import ShardCounter, StoredShard, StoredStream, StreamNumber
+from streamstore.model import ShardCounter, StoredConsumer, StoredShard, StoredStream, StreamNumber
 from tests.conftest import Clock, open_store
 from tests.damage import behind_the_back_of
 
@@ -70,6 +76,15 @@ COUNTER_BYTES = bytes.fromhex(
     "08aec344"  # CRC-32 over b"counters/", the key, and what follows
     "000000000000000000000000000000020000018bcfe5680500060a24181e400000060a24181e43e8"
 )
+CONSUMER = StoredConsumer(NUMBER, "billing", 1_700_000_000_000, epoch=3)
+CONSUMER_BYTES = bytes.fromhex(
+    "e2401aba"  # CRC-32 over b"consumers/", the key, and what follows
+    "92cf0000018bcfe5680003"  # [1700000000000, 3]
+)
+POSITION_BYTES = bytes.fromhex(
+    "c95f1cdd"  # CRC-32 over b"positions/", the key, and what follows
+    "0000000000000102"
+)
 RECORD = Record("258", "ключ", b"\x00\xffdata", 1_700_000_000_005)
 RECORD_BYTES = bytes.fromhex(
     "91288d82"  # CRC-32 over stream number, shard index, sequence, and what follows
@@ -94,6 +109,8 @@ def test_format_values_keep_their_bytes(key: bytes, value: int | str | bytes, ex
 def test_keys_and_database_names_keep_their_bytes() -> None:
     assert stream_key("clicks") == b"clicks"
     assert counter_key(NUMBER, 1).hex() == "0000000100000001"
+    assert consumer_key(NUMBER, "billing").hex() == "0000000162696c6c696e67"
+    assert position_key(NUMBER, "billing", 2).hex() == "0000000162696c6c696e670000000002"
     assert record_key(258).hex() == "0000000000000102"
     assert records_database(StreamNumber(12), 34) == b"records/12/34"
 
@@ -110,6 +127,17 @@ def test_a_stream_of_the_first_stores_of_this_version_reads_on() -> None:
 def test_a_counter_keeps_its_bytes() -> None:
     assert encode_counter(NUMBER, 1, COUNTER) == COUNTER_BYTES
     assert decode_counter(NUMBER, 1, COUNTER_BYTES) == COUNTER
+
+
+def test_a_consumer_keeps_its_bytes() -> None:
+    assert encode_consumer(CONSUMER) == CONSUMER_BYTES
+    assert decode_consumer(consumer_key(NUMBER, "billing"), CONSUMER_BYTES) == CONSUMER
+
+
+def test_a_position_keeps_its_bytes() -> None:
+    key = position_key(NUMBER, "billing", 2)
+    assert encode_position(key, 258) == POSITION_BYTES
+    assert decode_position(key, POSITION_BYTES) == 258
 
 
 def test_a_record_keeps_its_bytes() -> None:
@@ -129,6 +157,7 @@ def test_a_whole_store_reads_by_the_documented_format_alone(store_path: Path, cl
         clock.advance(5)
         store.put_record("clicks", b"first", "k")  # MD5 of "k": the upper half
         store.put_record("clicks", b"\x00\xff", "ключ")
+        store.register_stream_consumer("clicks", "billing")
     with behind_the_back_of(store_path) as raw:
         format_values = {key: msgpack.unpackb(unsealed(b"format/" + key, value)) for key, value in raw.items(b"format")}
         secret = format_values.pop(b"secret")
@@ -148,6 +177,11 @@ def test_a_whole_store_reads_by_the_documented_format_alone(store_path: Path, cl
             (1, 0): (0, 0, 0, 0, 0),
             (1, 1): (0, 2, 1_700_000_000_005, now_ns + bytes_cost_ns, now_ns + 2_000_000),
         }
+
+        consumers = [
+            (key.hex(), msgpack.unpackb(unsealed(b"consumers/" + key, value))) for key, value in raw.items(b"consumers")
+        ]
+        assert consumers == [("0000000162696c6c696e67", [1_700_000_000_005, 0])]
 
         records = [
             (key.hex(), msgpack.unpackb(unsealed(struct.pack(">II", 1, 1) + key, value)))

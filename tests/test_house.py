@@ -18,7 +18,7 @@ PACKAGE = ROOT / "streamstore"
 FOUNDATIONS = {"errors", "limits", "dialect", "model"}
 PURE_RULES = {"validate", "routing", "iterator"}
 ENGINE_ROOMS = {"engine", "folder", "process"}  # one environment, its folder, and its place in the process
-IN_A_TRANSACTION = {"streams", "reading", "retention", "shards", "reshard"}
+IN_A_TRANSACTION = {"consumers", "streams", "reading", "retention", "shards", "reshard"}
 
 # What each room may import of the package. Nothing else, whatever the need: move the code instead.
 MAY_IMPORT = {
@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "engine": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "folder": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "process": {"errors", "limits", "model"} | ENGINE_ROOMS,
-    "streams": FOUNDATIONS | {"routing", "disk_format", "engine"},
+    "consumers": FOUNDATIONS | {"disk_format", "engine"},
+    "streams": FOUNDATIONS | {"routing", "disk_format", "engine", "consumers"},
     "reading": FOUNDATIONS | {"disk_format", "engine", "streams"},
     "retention": FOUNDATIONS | {"disk_format", "engine", "streams", "reading"},
     "shards": FOUNDATIONS | {"disk_format", "engine", "streams", "retention"},

@@ -1,7 +1,9 @@
 """Laws of the tokens: only a whole token of this store, of the right kind and not too old, means anything."""
 
 import string
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -9,12 +11,18 @@ from hypothesis import strategies as st
 
 from streamstore import ExpiredIteratorException, ExpiredNextTokenException, InvalidArgumentException
 from streamstore.iterator import (
+    ConsumersPage,
     ShardPage,
     ShardPosition,
+    StreamsPage,
+    encode_consumers_token,
     encode_next_token,
     encode_shard_iterator,
+    encode_streams_token,
+    parse_consumers_token,
     parse_next_token,
     parse_shard_iterator,
+    parse_streams_token,
 )
 from streamstore.model import StreamNumber
 
@@ -30,6 +38,56 @@ secrets = st.binary(min_size=32, max_size=32)
 stream_names = st.from_regex(r"[a-zA-Z0-9-]{1,128}", fullmatch=True)
 positions = st.builds(ShardPosition, stream_names, u32.map(StreamNumber), u32, u64, u64)
 pages = st.builds(ShardPage, stream_names, u32.map(StreamNumber), u32)
+streams_pages = st.builds(StreamsPage, stream_names)
+consumers_pages = st.builds(
+    ConsumersPage, u32.map(StreamNumber), st.from_regex(r"[a-zA-Z0-9_.-]{1,128}", fullmatch=True)
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of token: how a place of it is written and read."""
+
+    encode: Callable[[int], str]
+    parse: Callable[[object, int], object]
+    place: object
+
+
+def kinds_of(position: ShardPosition, page: ShardPage, streams: StreamsPage, consumers: ConsumersPage) -> list[Kind]:
+    return [
+        Kind(
+            lambda now_ms: encode_shard_iterator(position, now_ms=now_ms, secret=SECRET),
+            lambda token, now_ms: parse_shard_iterator(token, now_ms=now_ms, secret=SECRET),
+            position,
+        ),
+        Kind(
+            lambda now_ms: encode_next_token(page, now_ms=now_ms, secret=SECRET),
+            lambda token, now_ms: parse_next_token(token, now_ms=now_ms, secret=SECRET),
+            page,
+        ),
+        Kind(
+            lambda now_ms: encode_streams_token(streams, now_ms=now_ms, secret=SECRET),
+            lambda token, now_ms: parse_streams_token(token, now_ms=now_ms, secret=SECRET),
+            streams,
+        ),
+        Kind(
+            lambda now_ms: encode_consumers_token(consumers, now_ms=now_ms, secret=SECRET),
+            lambda token, now_ms: parse_consumers_token(token, now_ms=now_ms, secret=SECRET),
+            consumers,
+        ),
+    ]
+
+
+KINDS = kinds_of(POSITION, PAGE, StreamsPage("clicks"), ConsumersPage(StreamNumber(3), "billing"))
+PAGE_KINDS = KINDS[1:]
+
+
+def name_of(kind: Kind) -> str:
+    return type(kind.place).__name__
+
+
+def argument_of(kind: Kind) -> str:
+    return "next_token" if kind in PAGE_KINDS else "shard_iterator"
 
 
 @given(positions, times_ms, secrets)
@@ -39,29 +97,14 @@ def test_a_shard_iterator_reads_as_written(position: ShardPosition, now_ms: int,
     assert parse_shard_iterator(token, now_ms=now_ms, secret=secret) == position
 
 
-@given(pages, times_ms, secrets)
-def test_a_next_token_reads_as_written(page: ShardPage, now_ms: int, secret: bytes) -> None:
-    token = encode_next_token(page, now_ms=now_ms, secret=secret)
-    assert 1 <= len(token) <= 512
-    assert parse_next_token(token, now_ms=now_ms, secret=secret) == page
-
-
-def test_any_changed_character_is_refused() -> None:
-    token = encode_shard_iterator(POSITION, now_ms=NOW_MS, secret=SECRET)
+@pytest.mark.parametrize("kind", KINDS, ids=name_of)
+def test_any_changed_character_is_refused(kind: Kind) -> None:
+    token = kind.encode(NOW_MS)
     for index, character in enumerate(token):
         for other in set(string.printable + "é") - {character}:
             with pytest.raises(InvalidArgumentException) as refusal:
-                parse_shard_iterator(token[:index] + other + token[index + 1 :], now_ms=NOW_MS, secret=SECRET)
-            assert refusal.value.argument == "shard_iterator"
-
-
-def test_any_changed_character_of_a_next_token_is_refused() -> None:
-    token = encode_next_token(PAGE, now_ms=NOW_MS, secret=SECRET)
-    for index, character in enumerate(token):
-        for other in set(string.printable + "é") - {character}:
-            with pytest.raises(InvalidArgumentException) as refusal:
-                parse_next_token(token[:index] + other + token[index + 1 :], now_ms=NOW_MS, secret=SECRET)
-            assert refusal.value.argument == "next_token"
+                kind.parse(token[:index] + other + token[index + 1 :], NOW_MS)
+            assert refusal.value.argument == argument_of(kind)
 
 
 def test_any_shortened_or_lengthened_token_is_refused() -> None:
@@ -75,10 +118,9 @@ def test_any_shortened_or_lengthened_token_is_refused() -> None:
 
 @pytest.mark.parametrize("token", [None, 5, True, b"AAAA", "", "A" * 513, "=" * 4, "ключ", "\ud800", ["AAAA"]])
 def test_what_is_no_token_is_refused(token: object) -> None:
-    with pytest.raises(InvalidArgumentException):
-        parse_shard_iterator(token, now_ms=NOW_MS, secret=SECRET)
-    with pytest.raises(InvalidArgumentException):
-        parse_next_token(token, now_ms=NOW_MS, secret=SECRET)
+    for kind in KINDS:
+        with pytest.raises(InvalidArgumentException):
+            kind.parse(token, NOW_MS)
 
 
 @given(st.text())
@@ -95,12 +137,23 @@ def test_a_token_of_another_store_is_refused(position: ShardPosition, secret: by
             parse_shard_iterator(token, now_ms=NOW_MS, secret=other_secret)
 
 
-@given(pages, positions)
-def test_neither_kind_of_token_passes_for_the_other(page: ShardPage, position: ShardPosition) -> None:
-    with pytest.raises(InvalidArgumentException):
-        parse_shard_iterator(encode_next_token(page, now_ms=NOW_MS, secret=SECRET), now_ms=NOW_MS, secret=SECRET)
-    with pytest.raises(InvalidArgumentException):
-        parse_next_token(encode_shard_iterator(position, now_ms=NOW_MS, secret=SECRET), now_ms=NOW_MS, secret=SECRET)
+@given(positions, pages, streams_pages, consumers_pages, times_ms)
+def test_every_kind_of_token_reads_as_written(
+    position: ShardPosition, page: ShardPage, streams: StreamsPage, consumers: ConsumersPage, now_ms: int
+) -> None:
+    for kind in kinds_of(position, page, streams, consumers):
+        token = kind.encode(now_ms)
+        assert 1 <= len(token) <= 512
+        assert kind.parse(token, now_ms) == kind.place
+
+
+@given(positions, pages, streams_pages, consumers_pages)
+def test_no_kind_of_token_passes_for_another(
+    position: ShardPosition, page: ShardPage, streams: StreamsPage, consumers: ConsumersPage
+) -> None:
+    for kind, other in permutations(kinds_of(position, page, streams, consumers), 2):
+        with pytest.raises(InvalidArgumentException):
+            other.parse(kind.encode(NOW_MS), NOW_MS)
 
 
 def test_a_next_token_as_long_as_a_shard_iterator_does_not_pass_for_one() -> None:
@@ -111,15 +164,12 @@ def test_a_next_token_as_long_as_a_shard_iterator_does_not_pass_for_one() -> Non
         parse_shard_iterator(token, now_ms=NOW_MS, secret=SECRET)
 
 
-def test_a_token_is_alive_for_299_999_ms_and_expired_at_300_000() -> None:
-    iterator = encode_shard_iterator(POSITION, now_ms=NOW_MS, secret=SECRET)
-    next_token = encode_next_token(PAGE, now_ms=NOW_MS, secret=SECRET)
-    assert parse_shard_iterator(iterator, now_ms=NOW_MS + 299_999, secret=SECRET) == POSITION
-    assert parse_next_token(next_token, now_ms=NOW_MS + 299_999, secret=SECRET) == PAGE
-    with pytest.raises(ExpiredIteratorException):
-        parse_shard_iterator(iterator, now_ms=NOW_MS + 300_000, secret=SECRET)
-    with pytest.raises(ExpiredNextTokenException):
-        parse_next_token(next_token, now_ms=NOW_MS + 300_000, secret=SECRET)
+@pytest.mark.parametrize("kind", KINDS, ids=name_of)
+def test_a_token_is_alive_for_299_999_ms_and_expired_at_300_000(kind: Kind) -> None:
+    token = kind.encode(NOW_MS)
+    assert kind.parse(token, NOW_MS + 299_999) == kind.place
+    with pytest.raises(ExpiredNextTokenException if kind in PAGE_KINDS else ExpiredIteratorException):
+        kind.parse(token, NOW_MS + 300_000)
 
 
 def test_a_token_from_the_future_is_alive_while_the_clock_is_at_most_10_s_behind() -> None:
