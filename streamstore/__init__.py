@@ -9,7 +9,7 @@
 [b'hello']
 """
 
-from streamstore.aio import AsyncStreamStore
+from streamstore.aio import AsyncFeed, AsyncStreamStore
 from streamstore.errors import (
     CorruptRecordError,
     ExpiredIteratorException,
@@ -30,6 +30,7 @@ from streamstore.errors import (
     StoreNotFoundError,
     StreamStoreError,
 )
+from streamstore.feed import Feed
 from streamstore.model import (
     ChildShard,
     Consumer,
@@ -49,6 +50,7 @@ from streamstore.model import (
     Shard,
     ShardIteratorType,
     StreamDescription,
+    StreamRecord,
     SyncMode,
     TrimResult,
     UpdateShardCountResult,
@@ -56,6 +58,7 @@ from streamstore.model import (
 from streamstore.store import StreamStore
 
 __all__ = [
+    "AsyncFeed",
     "AsyncStreamStore",
     "ChildShard",
     "Consumer",
@@ -63,6 +66,7 @@ __all__ = [
     "CorruptRecordError",
     "ExpiredIteratorException",
     "ExpiredNextTokenException",
+    "Feed",
     "GetRecordsResult",
     "HashKeyRange",
     "IngestResult",
@@ -92,6 +96,7 @@ __all__ = [
     "StoreLockedError",
     "StoreNotFoundError",
     "StreamDescription",
+    "StreamRecord",
     "StreamStore",
     "StreamStoreError",
     "SyncMode",

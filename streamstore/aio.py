@@ -11,22 +11,25 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import wraps
 from itertools import islice
-from typing import Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from streamstore.errors import StoreClosedError
+from streamstore.feed import FeedSource
 from streamstore.limits import MAP_BYTES_DEFAULT
 from streamstore.model import (
     PutRecordResult,
     PutRecordsEntry,
     PutRecordsResult,
     Record,
+    StreamRecord,
     SyncMode,
+    TailStart,
 )
 from streamstore.opened import system_clock_ms
 from streamstore.store import StreamStore, result_of_put_records
 from streamstore.writer import Change, Request, WakeUps
 
-__all__ = ["AsyncStreamStore"]
+__all__ = ["AsyncFeed", "AsyncStreamStore"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,15 +37,21 @@ T_co = TypeVar("T_co", covariant=True)
 READ_AHEAD_RECORDS: Final = 1_000
 
 
+class _Delivery(Protocol):
+    def deliver(self) -> None:
+        """Tell the task that waits. Called in the thread of the loop."""
+        ...
+
+
 class _Outbox:
-    """Answers on their way to one event loop."""
+    """What is on its way to one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._answered: deque[_LoopRequest[object]] = deque()
+        self._answered: deque[_Delivery] = deque()
 
-    def add(self, request: "_LoopRequest[object]", wake_ups: WakeUps) -> None:
-        self._answered.append(request)
+    def add(self, delivery: _Delivery, wake_ups: WakeUps) -> None:
+        self._answered.append(delivery)
         wake_ups[self] = self._wake_loop
 
     def _wake_loop(self) -> None:
@@ -75,6 +84,86 @@ class _LoopRequest(Request[T_co]):
             self.future.set_result(self.result)
         else:
             self.future.set_exception(self.error)
+
+
+class _LoopBell:
+    """A task that waits for a commit."""
+
+    def __init__(self) -> None:
+        self._outbox: _Outbox | None = None
+        self._rung: asyncio.Future[None] | None = None
+
+    def set(self, outbox: _Outbox) -> None:
+        """Let whoever wakes this from now on end the next wait."""
+        self._rung = outbox.loop.create_future()
+        self._outbox = outbox
+
+    def wake(self, wake_ups: WakeUps) -> None:
+        if self._outbox is not None:
+            self._outbox.add(self, wake_ups)
+
+    def deliver(self) -> None:
+        if self._rung is not None and not self._rung.done():
+            self._rung.set_result(None)
+
+    async def wait(self, timeout_s: float | None) -> bool:
+        """Return True when it is woken, False if it was not in time."""
+        assert self._rung is not None
+        done, _ = await asyncio.wait((self._rung,), timeout=timeout_s)
+        return bool(done)
+
+
+class AsyncFeed(Generic[T_co]):
+    """A ``Feed`` for asyncio: what is stored already and what will be. One task iterates, and uses no thread to wait.
+
+    Cancelling the task loses nothing: the iteration may go on behind it. ``close`` ends the iteration at once; use it
+    as an async context manager, or just leave it.
+    """
+
+    def __init__(self, source: FeedSource[T_co], outbox_of_loop: Callable[[], _Outbox]) -> None:
+        self._source = source
+        self._outbox_of_loop = outbox_of_loop
+        self._bell = _LoopBell()
+        source.attend(self._bell)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T_co:
+        source = self._source
+        while not source.has_ended:
+            item = source.take()
+            if item is not None:
+                return item
+            take_over = await asyncio.to_thread(source.look)
+            seen = take_over()
+            if seen is not None:
+                await self._wait_behind(seen)
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """End the iteration, and the waiting. Any thread may call it; further calls do nothing."""
+        self._source.end()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.close()
+
+    async def _wait_behind(self, commit_number: int) -> None:
+        patience_s = self._source.patience_s()
+        if patience_s is not None and patience_s <= 0:
+            self._source.lose_patience()
+            return
+        watch = self._source.watch
+        self._bell.set(self._outbox_of_loop())
+        try:
+            watch.wake_behind(commit_number, self._bell)
+            if not self._source.has_ended and not await self._bell.wait(patience_s):
+                self._source.lose_patience()
+        finally:
+            watch.forget(self._bell)
 
 
 def _awaited(
@@ -165,6 +254,18 @@ class AsyncStreamStore:
             for record in page:
                 yield record
 
+    def tail(
+        self,
+        stream_name: str,
+        *,
+        starting_position: TailStart = "LATEST",
+        timestamp: object = None,
+        idle_timeout_seconds: float | None = None,
+    ) -> AsyncFeed[StreamRecord]:
+        """See ``StreamStore.tail``. It is no coroutine: it finds its place at once, a look of microseconds."""
+        source = self.opened.source_of_tail(stream_name, starting_position, timestamp, idle_timeout_seconds)
+        return AsyncFeed(source, self._outbox)
+
     get_records = _awaited(StreamStore.get_records)
     get_shard_iterator = _awaited(StreamStore.get_shard_iterator)
 
@@ -190,13 +291,18 @@ class AsyncStreamStore:
         return self._opened
 
     def _submit(self, change: Change[T], payload_bytes: int) -> "asyncio.Future[T]":
+        outbox = self._outbox()
+        request = _LoopRequest(change, payload_bytes, outbox)
+        self.opened.submit(request)
+        return request.future
+
+    def _outbox(self) -> _Outbox:
+        """Return the outbox of the running loop."""
         loop = asyncio.get_running_loop()
         outbox = self._last_outbox
         if outbox is None or outbox.loop is not loop:
             outbox = self._last_outbox = self._outboxes.get(loop) or self._add_outbox(loop)
-        request = _LoopRequest(change, payload_bytes, outbox)
-        self.opened.submit(request)
-        return request.future
+        return outbox
 
     def _add_outbox(self, loop: asyncio.AbstractEventLoop) -> _Outbox:
         for known in list(self._outboxes):

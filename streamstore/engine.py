@@ -117,6 +117,10 @@ class ReadTransaction:
         with self._transaction.cursor(handle) as cursor:
             return cursor.key() if cursor.last() else None
 
+    def commit_number(self) -> int:
+        """Return the number of the newest commit in this snapshot. Numbers rise, whichever process commits."""
+        return self._transaction.id()
+
     def databases(self) -> list[bytes]:
         with self._transaction.cursor() as cursor:
             return [name.removesuffix(_name_end()) for name in cursor.iternext(keys=True, values=False)]
@@ -351,6 +355,10 @@ class Engine:
     def is_at_work_here(self) -> bool:
         """Tell whether this thread is inside a call: then a signal handler asks, and must wait for no other."""
         return self._readers.is_reading_here() or self._writing_ident == threading.get_ident()
+
+    def watchable_path(self) -> str:
+        """Return a path by which inotify can watch the data file, wherever the folder is moved to meanwhile."""
+        return self._lock.watchable_path()
 
     def info(self) -> dict[str, int]:
         """Return LMDB's figures: map_size, last_pgno, last_txnid, max_readers, num_readers."""

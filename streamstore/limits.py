@@ -26,6 +26,9 @@ NEXT_TOKEN_ALIVE_MS: Final = 300_000
 TOKEN_CHARACTERS_MAX: Final = 512  # AWS: ShardIterator; ours for NextToken too
 TIMESTAMP_AHEAD_MS_MAX: Final = 10_000  # YDB: AT_TIMESTAMP may lie this far in the future
 
+# Waiting for records: ours.
+IDLE_TIMEOUT_SECONDS_MAX: Final = 31_536_000
+
 # Listing: AWS, YDB.
 LIST_LIMIT_MAX: Final = 10_000
 LIST_STREAMS_LIMIT_DEFAULT: Final = 100

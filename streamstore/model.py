@@ -39,8 +39,10 @@ __all__ = [
     "StreamDescription",
     "StreamMode",
     "StreamNumber",
+    "StreamRecord",
     "StreamSettings",
     "SyncMode",
+    "TailStart",
     "TrimResult",
     "UpdateShardCountResult",
     "bytes_of_record",
@@ -60,6 +62,7 @@ ConsumerStatus = Literal["ACTIVE"]
 StreamMode = Literal["PROVISIONED", "ON_DEMAND"]
 STREAM_MODES: Final[tuple[StreamMode, ...]] = get_args(StreamMode)
 SyncMode = Literal["full", "normal", "off"]
+TailStart = Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
 ShardIteratorType = Literal["AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
 
 
@@ -109,6 +112,24 @@ class IngestResult:
 class Record(NamedTuple):
     """One stored record. ``arrival_ms`` is its arrival time in milliseconds since 1970 UTC."""
 
+    sequence_number: str
+    partition_key: str
+    data: bytes
+    arrival_ms: int
+
+    @property
+    def approximate_arrival_timestamp(self) -> datetime:
+        return datetime_of_ms(self.arrival_ms)
+
+    @property
+    def encryption_type(self) -> EncryptionType:
+        return "NONE"
+
+
+class StreamRecord(NamedTuple):
+    """One stored record and the shard that it is in, as ``tail`` hands it out. Otherwise like ``Record``."""
+
+    shard_id: str
     sequence_number: str
     partition_key: str
     data: bytes
@@ -374,7 +395,7 @@ new_named_tuple: Final = cast(
 """What a named tuple's own constructor calls, at half the price. Nothing checks number and types of the fields."""
 
 
-def bytes_of_record(record: NewRecord | Record) -> int:
+def bytes_of_record(record: NewRecord | Record | StreamRecord) -> int:
     """Return the bytes of its data and partition key, which is what limits and quotas count."""
     key = record.partition_key
     return len(record.data) + (len(key) if key.isascii() else len(key.encode()))

@@ -17,6 +17,7 @@ from streamstore.model import StoredStream, SyncMode
 from streamstore.shards import ShardAppender
 from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
 from streamstore.validate import parse_path, parse_sync_mode, parse_whole_number
+from streamstore.watch import CommitWatch
 from streamstore.writer import Change, Request, Writer
 
 __all__ = ["OpenStore", "system_clock_ms"]
@@ -60,8 +61,9 @@ class OpenStore:
         except BaseException:
             self._engine.close()
             raise
-        self._closer = self._writer or self._engine
-        self._finalizer = weakref.finalize(self, self._closer.close)  # when the last reference goes, or at exit
+        self._watch = CommitWatch(self._engine)
+        self._close = _closing(self._writer or self._engine, self._watch)
+        self._finalizer = weakref.finalize(self, self._close)  # when the last reference goes, or at exit
 
     def close(self) -> None:
         """Commit and answer every put that was accepted, then close. Further calls do nothing.
@@ -70,7 +72,7 @@ class OpenStore:
         it ends a read under way on the same thread, and returns before a put under way on it. Raises
         ``StorageError`` if the last sync of a store with ``sync`` below "full" failed; it is closed all the same.
         """
-        self._closer.close()
+        self._close()
         self._finalizer.detach()
 
     def __enter__(self) -> Self:
@@ -112,6 +114,16 @@ class OpenStore:
                 argument="read_only", value=True, constraint="be False to change the store: open it for writing"
             )
         return self._writer
+
+
+def _closing(closer: Writer | Engine, watch: CommitWatch) -> Callable[[], None]:
+    def close() -> None:
+        try:
+            closer.close()
+        finally:
+            watch.close()  # behind it, so that whoever wakes finds the store closed
+
+    return close
 
 
 def _appender_factory(catalog: StreamCatalog, dialect: Dialect) -> Callable[[WriteTransaction], ShardAppender]:

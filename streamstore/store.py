@@ -4,13 +4,15 @@ Each method reads from top to bottom: validate, then hand a function to the writ
 (reads). Nothing in its signatures knows of LMDB.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final
 
 from streamstore.control import StreamControl
 from streamstore.engine import ReadTransaction
 from streamstore.errors import ResourceNotFoundException
+from streamstore.feed import Feed
+from streamstore.following import Following, Round, latest_positions
 from streamstore.ingest import Ingestion
 from streamstore.iterator import ShardPosition, encode_shard_iterator, parse_shard_iterator
 from streamstore.limits import GET_RECORDS_LIMIT_MAX
@@ -25,18 +27,23 @@ from streamstore.model import (
     Record,
     ShardIteratorType,
     StoredStream,
+    StreamRecord,
+    TailStart,
 )
 from streamstore.reading import Page, ShardReader
 from streamstore.shards import PutOne, PutOutcome
 from streamstore.streams import shard_index_of
+from streamstore.tail import Patience, TailSource
 from streamstore.validate import (
     parse_entries,
+    parse_idle_timeout_ms,
     parse_iterator_start,
     parse_new_record,
     parse_position,
     parse_shard_id,
     parse_shard_iterator_type,
     parse_stream_name,
+    parse_tail_start,
     parse_whole_number,
 )
 from streamstore.writer import Change
@@ -246,6 +253,55 @@ class StreamStore(StreamControl):
         stream = self._load(name).stored
         shard_index = shard_index_of(stream, shard, self._dialect, now_ms=self._clock())
         return self._read_pages(ShardPosition(name, stream.number, shard_index, start))
+
+    def tail(
+        self,
+        stream_name: str,
+        *,
+        starting_position: TailStart = "LATEST",
+        timestamp: object = None,
+        idle_timeout_seconds: float | None = None,
+    ) -> Feed[StreamRecord]:
+        """Iterate over the records of all shards as they are stored, by this process or any other, and wait for more.
+
+        In order within each shard, and the records of a shard before those of the shards that it was split or merged
+        into; the shards take turns. Each record is handed out once. It follows the stream through every resharding.
+        Records that expire before their turn are passed over.
+
+        ``starting_position``: ``LATEST``, behind what is stored when this is called; ``TRIM_HORIZON``, the oldest
+        records; ``AT_TIMESTAMP``, the first that arrived at or after ``timestamp``, as in ``get_shard_iterator``.
+        ``idle_timeout_seconds``: end the iteration when no record came for so long; 0: when all that is stored is
+        handed out; None: never. A thread that waits costs nothing, and wakes within milliseconds of a commit.
+
+        Raises at once ``InvalidArgumentException``, ``ResourceNotFoundException``, ``StorageError``; on the way
+        ``ResourceNotFoundException`` when the stream was deleted, ``CorruptRecordError`` once for each damaged record,
+        behind which the iteration may go on, and ``StorageError``, also when the store is closed.
+        """
+        return Feed(self.source_of_tail(stream_name, starting_position, timestamp, idle_timeout_seconds))
+
+    def source_of_tail(
+        self, stream_name: object, starting_position: object, timestamp: object, idle_timeout_seconds: object
+    ) -> TailSource:
+        """Validate a tail, and find where it starts."""
+        now_ms = self._clock()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        start, not_before_ms = parse_tail_start(starting_position, timestamp, now_ms=now_ms)
+        patience = Patience(parse_idle_timeout_ms(idle_timeout_seconds), self._clock)
+
+        def locate(transaction: ReadTransaction) -> Following:
+            stream = self._catalog.load(transaction, name).stored
+            positions = latest_positions(transaction, stream) if start == "LATEST" else {}
+            return self._following(stream, positions, not_before_ms=not_before_ms)
+
+        return TailSource(self._watch, self._engine.read(locate), self._look, patience)
+
+    def _following(self, stream: StoredStream, positions: Mapping[int, int], *, not_before_ms: int = 0) -> Following:
+        return Following(
+            stream.name, stream.number, self._catalog, self._dialect, positions=positions, not_before_ms=not_before_ms
+        )
+
+    def _look(self, following: Following) -> Round:
+        return self._engine.read(lambda transaction: following.look(transaction, now_ms=self._clock()))
 
     def change_of_put_record(
         self,

@@ -17,6 +17,7 @@ from streamstore.errors import InvalidArgumentException
 from streamstore.limits import (
     HASH_KEY_MAX,
     IDEMPOTENCY_WINDOW_SECONDS_MAX,
+    IDLE_TIMEOUT_SECONDS_MAX,
     PARTITION_KEY_CHARACTERS_MAX,
     PUT_RECORDS_BYTES_MAX,
     PUT_RECORDS_ENTRIES_MAX,
@@ -32,6 +33,7 @@ from streamstore.model import (
     ShardIteratorType,
     StreamSettings,
     SyncMode,
+    TailStart,
     bytes_of_record,
     new_named_tuple,
 )
@@ -51,6 +53,7 @@ STREAM_NAMES_REMEMBERED: Final = 1_024
 MS_PER_SECOND: Final = 1_000
 
 SHARD_ITERATOR_TYPES: Final[tuple[str, ...]] = get_args(ShardIteratorType)
+TAIL_STARTS: Final[tuple[str, ...]] = get_args(TailStart)
 SYNC_MODES: Final[tuple[str, ...]] = get_args(SyncMode)
 
 
@@ -254,6 +257,30 @@ def parse_iterator_start(
     return 0, 0
 
 
+def parse_tail_start(starting_position: object, timestamp: object, *, now_ms: int) -> tuple[TailStart, int]:
+    """Return where a tail starts, and the earliest arrival that it asks for."""
+    if not _is_tail_start(starting_position):
+        raise InvalidArgumentException(
+            argument="starting_position",
+            value=starting_position,
+            constraint=f"be one of {', '.join(TAIL_STARTS)}, because a number is a place in one shard only",
+        )
+    _, not_before_ms = parse_iterator_start(starting_position, None, timestamp, now_ms=now_ms)
+    return starting_position, not_before_ms
+
+
+def parse_idle_timeout_ms(value: object) -> int | None:
+    if value is None:
+        return None
+    if (is_int(value) or isinstance(value, float)) and 0 <= value <= IDLE_TIMEOUT_SECONDS_MAX:
+        return round(value * MS_PER_SECOND)
+    raise InvalidArgumentException(
+        argument="idle_timeout_seconds",
+        value=value,
+        constraint=f"be None (wait for ever) or seconds from 0 to {IDLE_TIMEOUT_SECONDS_MAX:,}",
+    )
+
+
 def parse_position(argument: str, value: object) -> int:
     """Return the number of a place in a shard. Those that no shard reaches are places behind every record."""
     return min(parse_sequence_number(argument, value), SEQUENCE_NUMBER_MAX)
@@ -404,6 +431,10 @@ def _encodes_to_utf8(text: str) -> bool:
 
 def _is_shard_iterator_type(value: object) -> TypeGuard[ShardIteratorType]:
     return isinstance(value, str) and value in SHARD_ITERATOR_TYPES
+
+
+def _is_tail_start(value: object) -> TypeGuard[TailStart]:
+    return isinstance(value, str) and value in TAIL_STARTS
 
 
 def _is_sequence(value: object) -> TypeGuard[Sequence[object]]:

@@ -19,6 +19,7 @@ FOUNDATIONS = {"errors", "limits", "dialect", "model"}
 PURE_RULES = {"validate", "routing", "iterator"}
 ENGINE_ROOMS = {"engine", "folder", "process"}  # one environment, its folder, and its place in the process
 IN_A_TRANSACTION = {"consumers", "streams", "reading", "retention", "shards", "reshard"}
+WAITING = {"watch", "feed", "following"}  # for the next commit, and going on from there
 
 # What each room may import of the package. Nothing else, whatever the need: move the code instead.
 MAY_IMPORT = {
@@ -42,11 +43,15 @@ MAY_IMPORT = {
     "writer": FOUNDATIONS | ENGINE_ROOMS | {"shards"},
     "check": FOUNDATIONS | IN_A_TRANSACTION | {"disk_format", "engine"},
     "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
-    "opened": FOUNDATIONS | {"validate", "streams", "shards", "engine", "writer"},
+    "watch": FOUNDATIONS | {"engine", "writer"},
+    "feed": {"watch", "writer"},
+    "following": FOUNDATIONS | {"engine", "streams", "reading"},
+    "tail": FOUNDATIONS | WAITING,
+    "opened": FOUNDATIONS | {"validate", "streams", "shards", "engine", "writer", "watch"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "opened"},
-    "store": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "ingest", "writer", "control"},
-    "aio": FOUNDATIONS | {"opened", "store", "writer"},
-    "__init__": {"errors", "model", "store", "aio"},
+    "store": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | WAITING | {"engine", "ingest", "tail", "writer", "control"},
+    "aio": FOUNDATIONS | {"opened", "feed", "store", "writer"},
+    "__init__": {"errors", "model", "feed", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack"}}
 CLI_MAY_IMPORT_FROM_OUTSIDE = {"typer", "rich"}
