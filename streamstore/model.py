@@ -16,7 +16,9 @@ __all__ = [
     "ChildShard",
     "Consumer",
     "ConsumerDescription",
+    "ConsumerLag",
     "EncryptionType",
+    "EntryLike",
     "GetRecordsResult",
     "HashKeyRange",
     "IngestResult",
@@ -80,6 +82,10 @@ class PutRecordsEntry(NamedTuple):
     data: bytes | bytearray | memoryview
     partition_key: str
     explicit_hash_key: str | None = None
+
+
+EntryLike = PutRecordsEntry | tuple[bytes, str] | tuple[bytes, str, str | None]
+"""What ``put_records`` takes for one record."""
 
 
 class PutRecordsResultEntry(NamedTuple):
@@ -365,6 +371,19 @@ class ListStreamConsumersResult:
 
     consumers: tuple[Consumer, ...]
     next_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerLag:
+    """What a durable consumer has still to read behind its last checkpoint.
+
+    ``millis_behind_latest`` is the time from its next record to the newest one of that shard, at least 1, of the shard
+    where this is longest; 0 when there is nothing to read. ``records_by_shard`` maps shard ids to numbers of records.
+    """
+
+    record_count: int
+    millis_behind_latest: int
+    records_by_shard: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "streamstore"
 FOUNDATIONS = {"errors", "limits", "dialect", "model"}
 PURE_RULES = {"validate", "routing", "iterator"}
 ENGINE_ROOMS = {"engine", "folder", "process"}  # one environment, its folder, and its place in the process
-IN_A_TRANSACTION = {"consumers", "streams", "reading", "retention", "shards", "reshard"}
+IN_A_TRANSACTION = {"checkpoints", "consumers", "streams", "reading", "retention", "shards", "reshard"}
 WAITING = {"watch", "feed", "following"}  # for the next commit, and going on from there
 
 # What each room may import of the package. Nothing else, whatever the need: move the code instead.
@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "streams": FOUNDATIONS | {"routing", "disk_format", "engine", "consumers"},
     "reading": FOUNDATIONS | {"disk_format", "engine", "streams"},
     "retention": FOUNDATIONS | {"disk_format", "engine", "streams", "reading"},
+    "checkpoints": FOUNDATIONS | {"disk_format", "engine", "consumers", "reading"},
     "shards": FOUNDATIONS | {"disk_format", "engine", "streams", "retention"},
     "reshard": FOUNDATIONS | {"routing", "engine", "streams"},
     "writer": FOUNDATIONS | ENGINE_ROOMS | {"shards"},
@@ -47,11 +48,16 @@ MAY_IMPORT = {
     "feed": {"watch", "writer"},
     "following": FOUNDATIONS | {"engine", "streams", "reading"},
     "tail": FOUNDATIONS | WAITING,
+    "consumer": FOUNDATIONS | WAITING | {"checkpoints", "shards", "tail"},
     "opened": FOUNDATIONS | {"validate", "streams", "shards", "engine", "writer", "watch"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "opened"},
-    "store": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | WAITING | {"engine", "ingest", "tail", "writer", "control"},
-    "aio": FOUNDATIONS | {"opened", "feed", "store", "writer"},
-    "__init__": {"errors", "model", "feed", "store", "aio"},
+    "store": FOUNDATIONS
+    | PURE_RULES
+    | IN_A_TRANSACTION
+    | WAITING
+    | {"engine", "ingest", "consumer", "tail", "writer", "control"},
+    "aio": FOUNDATIONS | {"opened", "consumer", "feed", "shards", "store", "tail", "writer"},
+    "__init__": {"errors", "model", "consumer", "feed", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack"}}
 CLI_MAY_IMPORT_FROM_OUTSIDE = {"typer", "rich"}
