@@ -9,7 +9,8 @@
 [b'hello']
 """
 
-from streamstore.aio import AsyncFeed, AsyncStreamStore
+from streamstore.aio import AsyncFeed, AsyncStreamConsumer, AsyncStreamStore
+from streamstore.consumer import StreamConsumer
 from streamstore.errors import (
     CorruptRecordError,
     ExpiredIteratorException,
@@ -35,6 +36,7 @@ from streamstore.model import (
     ChildShard,
     Consumer,
     ConsumerDescription,
+    ConsumerLag,
     DescribeLimitsResult,
     DialectName,
     GetRecordsResult,
@@ -70,10 +72,12 @@ from streamstore.store import StreamStore
 
 __all__ = [
     "AsyncFeed",
+    "AsyncStreamConsumer",
     "AsyncStreamStore",
     "ChildShard",
     "Consumer",
     "ConsumerDescription",
+    "ConsumerLag",
     "CorruptRecordError",
     "DescribeLimitsResult",
     "DialectName",
@@ -111,6 +115,7 @@ __all__ = [
     "StoreFullError",
     "StoreLockedError",
     "StoreNotFoundError",
+    "StreamConsumer",
     "StreamDescription",
     "StreamDescriptionSummary",
     "StreamMode",

@@ -13,6 +13,7 @@ from functools import wraps
 from itertools import islice
 from typing import Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeVar
 
+from streamstore.consumer import Checkpoint, ConsumerPlace
 from streamstore.errors import StoreClosedError
 from streamstore.feed import FeedSource
 from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, REGION_DEFAULT
@@ -29,7 +30,9 @@ from streamstore.model import (
     TailStart,
 )
 from streamstore.opened import system_clock_ms
-from streamstore.store import StreamStore, result_of_put_records
+from streamstore.shards import PutOutcome, result_of_put_records
+from streamstore.store import StreamStore
+from streamstore.tail import TailSource
 from streamstore.writer import Change, Request, WakeUps
 
 __all__ = ["AsyncFeed", "AsyncStreamStore"]
@@ -170,6 +173,34 @@ class AsyncFeed(Generic[T_co]):
             watch.forget(self._bell)
 
 
+class AsyncStreamConsumer(AsyncFeed[StreamRecord]):
+    """A ``StreamConsumer`` for asyncio: the same checkpoints, awaited."""
+
+    def __init__(
+        self,
+        source: TailSource,
+        outbox_of_loop: Callable[[], _Outbox],
+        place: ConsumerPlace,
+        execute: Callable[[Checkpoint], "asyncio.Future[list[PutOutcome]]"],
+    ) -> None:
+        super().__init__(source, outbox_of_loop)
+        self._place = place
+        self._execute = execute
+
+    async def checkpoint(self) -> None:
+        """See ``StreamConsumer.checkpoint``."""
+        checkpoint = self._place.checkpoint()
+        await self._execute(checkpoint)
+        checkpoint.confirm()
+
+    async def checkpoint_with_records(self, stream_name: str, records: Sequence[EntryLike]) -> PutRecordsResult:
+        """See ``StreamConsumer.checkpoint_with_records``."""
+        checkpoint = self._place.checkpoint_with_records(stream_name, records)
+        outcomes = await self._execute(checkpoint)
+        checkpoint.confirm()
+        return result_of_put_records(outcomes)
+
+
 def _awaited(
     operation: Callable[Concatenate[StreamStore, P], T],
 ) -> "Callable[Concatenate[AsyncStreamStore, P], Coroutine[object, object, T]]":
@@ -290,6 +321,29 @@ class AsyncStreamStore:
         )
         return AsyncFeed(source, self._outbox)
 
+    async def consumer(
+        self,
+        stream_name: str,
+        consumer_name: str,
+        *,
+        starting_position: TailStart = "TRIM_HORIZON",
+        timestamp: object = None,
+        idle_timeout_seconds: float | None = None,
+    ) -> AsyncStreamConsumer:
+        """See ``StreamStore.consumer``."""
+        place, source = await asyncio.to_thread(
+            self.opened.open_consumer,
+            stream_name,
+            consumer_name,
+            starting_position,
+            timestamp,
+            idle_timeout_seconds,
+        )
+        return AsyncStreamConsumer(
+            source, self._outbox, place, lambda checkpoint: self._submit(checkpoint, checkpoint.payload_bytes)
+        )
+
+    describe_consumer_lag = _awaited(StreamStore.describe_consumer_lag)
     get_records = _awaited(StreamStore.get_records)
     get_shard_iterator = _awaited(StreamStore.get_shard_iterator)
 

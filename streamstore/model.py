@@ -16,6 +16,7 @@ __all__ = [
     "ChildShard",
     "Consumer",
     "ConsumerDescription",
+    "ConsumerLag",
     "DescribeLimitsResult",
     "DialectName",
     "EncryptionType",
@@ -500,6 +501,19 @@ class ListStreamConsumersResult:
 
     consumers: tuple[Consumer, ...]
     next_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerLag:
+    """What a durable consumer has still to read behind its last checkpoint.
+
+    ``millis_behind_latest`` is the time from its next record to the newest one of that shard, at least 1, of the shard
+    where this is longest; 0 when there is nothing to read. ``records_by_shard`` maps shard ids to numbers of records.
+    """
+
+    record_count: int
+    millis_behind_latest: int
+    records_by_shard: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class ShardReader:
     def first_unexpired(self, horizon_ms: int) -> int:
         """Return the number of the oldest record that can be read, or of the next one."""
         counter = self.counter()
-        oldest = self._first_sound(counter.first_sequence, counter.next_sequence)
+        oldest = self.first_sound(counter.first_sequence, counter.next_sequence)
         if oldest is None or oldest.arrival_ms >= horizon_ms:
             return counter.first_sequence
         return self.first_not_before(horizon_ms, counter.first_sequence, counter.next_sequence)
@@ -83,7 +83,7 @@ class ShardReader:
         """Return when the oldest record in the file arrived, or None if it is damaged or there is none."""
         if counter.first_sequence == counter.next_sequence:
             return None
-        oldest = self._first_sound(counter.first_sequence, counter.first_sequence + 1)
+        oldest = self.first_sound(counter.first_sequence, counter.first_sequence + 1)
         return None if oldest is None else oldest.arrival_ms
 
     def first_not_before(self, time_ms: int, start: int, stop: int) -> int:
@@ -94,7 +94,7 @@ class ShardReader:
         low, high = start, stop
         while low < high:
             middle = (low + high) // 2
-            sound = self._first_sound(middle, high)
+            sound = self.first_sound(middle, high)
             if sound is not None and sound.arrival_ms < time_ms:
                 low = int(sound.sequence_number) + 1
             else:
@@ -130,7 +130,8 @@ class ShardReader:
             ) from damage
         return records
 
-    def _first_sound(self, start: int, stop: int) -> Record | None:
+    def first_sound(self, start: int, stop: int) -> Record | None:
+        """Return the first record in [start, stop) that is not damaged, None if there is none."""
         for sequence in range(start, stop):
             try:
                 return self._collect(sequence, sequence + 1)[0]

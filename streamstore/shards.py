@@ -32,15 +32,17 @@ from streamstore.model import (
     FirstPut,
     NewRecord,
     PutRecordResult,
+    PutRecordsResult,
     PutRecordsResultEntry,
     ShardCounter,
+    StoredStream,
     bytes_of_record,
     new_named_tuple,
 )
 from streamstore.retention import trim_shard
 from streamstore.streams import KnownShard, KnownStream, StreamCatalog, load_counter
 
-__all__ = ["PutOne", "PutOutcome", "ShardAppender"]
+__all__ = ["PutOne", "PutOutcome", "ShardAppender", "result_of_put_records"]
 
 NS_PER_SECOND: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000
@@ -61,13 +63,13 @@ class _OpenShard:
     __slots__ = (
         "_first_sequence",
         "_keys_of",
-        "_quotas_full_at_ns",
         "_stored",
         "_waiting",
         "known",
         "last_arrival_ms",
         "last_sent_ms",
         "next_sequence",
+        "quotas_full_at_ns",
         "stream",
     )
 
@@ -87,7 +89,15 @@ class _OpenShard:
         self._keys_of = keys_of
         self._waiting: list[tuple[int, str, bytes]] = []
         self._first_sequence = counter.first_sequence
-        self._quotas_full_at_ns = (counter.quota_bytes_full_at_ns, counter.quota_records_full_at_ns)
+        self.quotas_full_at_ns = (counter.quota_bytes_full_at_ns, counter.quota_records_full_at_ns)
+
+    def charged(self, quotas_full_at_ns: tuple[int, int], record: NewRecord) -> tuple[int, int]:
+        """Return what the quotas are when the record is taken from them, or refuse it."""
+        if self._stored.write_quota_kb_per_sec is None:
+            return quotas_full_at_ns
+        return _charge(
+            quotas_full_at_ns, record, self._stored.write_quota_kb_per_sec, self._stored.name, self.known.shard_id
+        )
 
     def append(self, record: NewRecord) -> int:
         """Number the record. A refusal leaves the shard as it was."""
@@ -100,13 +110,7 @@ class _OpenShard:
         # Times within a shard never go back, whatever the clock does, so that a time is found by bisection.
         arrival_ms = max(sent_ms, self.last_arrival_ms)
         if self._stored.write_quota_kb_per_sec is not None:
-            self._quotas_full_at_ns = _charge(
-                self._quotas_full_at_ns,
-                record,
-                self._stored.write_quota_kb_per_sec,
-                self._stored.name,
-                self.known.shard_id,
-            )
+            self.quotas_full_at_ns = self.charged(self.quotas_full_at_ns, record)
         self._waiting.append((arrival_ms, partition_key, data))
         self.next_sequence = sequence + 1
         self.last_arrival_ms = arrival_ms
@@ -134,13 +138,13 @@ class _OpenShard:
         return self.known.format.encode_run(waiting, self.next_sequence - len(waiting))
 
     def counter(self) -> ShardCounter:
-        return ShardCounter(self._first_sequence, self.next_sequence, self.last_arrival_ms, *self._quotas_full_at_ns)
+        return ShardCounter(self._first_sequence, self.next_sequence, self.last_arrival_ms, *self.quotas_full_at_ns)
 
 
 class _OpenStream:
     """A stream that this transaction puts records into."""
 
-    __slots__ = ("_keys_of", "_open_shard", "_shard_index_of", "_stream", "_targets")
+    __slots__ = ("_keys_of", "_open_shard", "_shard_index_of", "_stream", "_targets", "stored")
 
     def __init__(
         self,
@@ -148,11 +152,15 @@ class _OpenStream:
         open_shard: Callable[[KnownStream, int], _OpenShard],
         keys_of: Callable[[KnownStream], StreamKeys],
     ) -> None:
+        self.stored = stream.stored
         self._stream = stream
         self._shard_index_of = stream.router.shard_index_of
         self._open_shard = open_shard
         self._keys_of = keys_of
         self._targets: dict[int, tuple[str, Callable[[NewRecord], int]]] = {}
+
+    def shard(self, record: NewRecord) -> _OpenShard:
+        return self._open_shard(self._stream, self._shard_index_of(record.hash_key))
 
     def first_put(self, idempotency_key: str, *, now_ms: int) -> FirstPut | None:
         """Return the put that one with this key repeats, if there is one."""
@@ -174,7 +182,7 @@ class ShardAppender:
     """Puts records in one write transaction. Nothing is in the transaction before ``flush``."""
 
     def __init__(self, transaction: WriteTransaction, catalog: StreamCatalog, dialect: Dialect) -> None:
-        self._transaction = transaction
+        self.transaction: Final = transaction
         self._catalog = catalog
         self._dialect = dialect
         self._shards: dict[KnownShard, _OpenShard] = {}
@@ -218,6 +226,22 @@ class ShardAppender:
                 outcomes.append(new_named_tuple(PutRecordsResultEntry, (shard_id, sequence_number, None, None)))
         return outcomes
 
+    def put_all_or_none(self, stream_name: str, records: Sequence[NewRecord]) -> list[PutOutcome]:
+        """Put the records in their order, or refuse them all for the quota of one shard."""
+        stream = self._stream(stream_name)
+        quotas: dict[_OpenShard, tuple[int, int]] = {}
+        keys: set[str | None] = set()
+        for record in records:
+            stream.target(record)  # which knows then whether this put repeats another
+            if self._first_answer(stream, record) is None and record.idempotency_key not in keys:
+                shard = stream.shard(record)
+                quotas[shard] = shard.charged(quotas.get(shard, shard.quotas_full_at_ns), record)
+            keys |= {record.idempotency_key} - {None}
+        return self.put_all(stream_name, records)
+
+    def stream(self, stream_name: str) -> StoredStream:
+        return self._stream(stream_name).stored
+
     def _first_answer(self, stream: _OpenStream, record: NewRecord) -> tuple[str, str] | None:
         """Return the shard id and number that the first put with the record's idempotency key was given, if any was."""
         if record.idempotency_key is None:
@@ -233,7 +257,7 @@ class ShardAppender:
         written = [shard for shard in self._shards.values() if shard.records_waiting()]
         for shard in written:
             shard.trim(
-                self._transaction, now_ms=shard.last_sent_ms, records_max=_records_to_trim(shard.records_waiting())
+                self.transaction, now_ms=shard.last_sent_ms, records_max=_records_to_trim(shard.records_waiting())
             )
         for stream in {shard.stream: shard for shard in written}.values():
             self._trim_another(stream)
@@ -242,11 +266,11 @@ class ShardAppender:
         for shard in written:
             # The record last: it is the evidence of the transaction, which others neither make nor change.
             self._save_counter(shard)
-            self._transaction.append(shard.known.database, shard.take_items())
+            self.transaction.append(shard.known.database, shard.take_items())
         self._shards.clear()
         self._streams.clear()
         self._keys.clear()
-        return self._transaction
+        return self.transaction
 
     def _trim_another(self, written: _OpenShard) -> None:
         """Trim one more shard of the stream, each in turn: closed ones, and those that no key belongs to any more."""
@@ -255,13 +279,13 @@ class ShardAppender:
             shard = self._shard(stream, stream.next_shard_index())
             records_max = _records_to_trim(written.records_waiting())
             if not shard.records_waiting() and shard.trim(
-                self._transaction, now_ms=written.last_sent_ms, records_max=records_max
+                self.transaction, now_ms=written.last_sent_ms, records_max=records_max
             ):
                 self._save_counter(shard)
 
     def _save_counter(self, shard: _OpenShard) -> None:
         known = shard.known
-        self._transaction.put(
+        self.transaction.put(
             COUNTERS_DATABASE,
             known.counter_key,
             encode_counter(known.stream_number, known.shard_index, shard.counter()),
@@ -270,7 +294,7 @@ class ShardAppender:
     def _stream(self, stream_name: str) -> _OpenStream:
         stream = self._streams.get(stream_name)
         if stream is None:
-            known = self._catalog.load(self._transaction, stream_name)
+            known = self._catalog.load(self.transaction, stream_name)
             stream = self._streams[stream_name] = _OpenStream(known, self._shard, self._keys_of)
         return stream
 
@@ -278,7 +302,7 @@ class ShardAppender:
         known = stream.shard(shard_index, self._dialect)
         shard = self._shards.get(known)
         if shard is None:
-            counter = load_counter(self._transaction, known.stream_number, shard_index)
+            counter = load_counter(self.transaction, known.stream_number, shard_index)
             self._check_counter(known, counter)
             shard = self._shards[known] = _OpenShard(known, stream, counter, self._keys_of)
         return shard
@@ -286,18 +310,31 @@ class ShardAppender:
     def _keys_of(self, stream: KnownStream) -> StreamKeys:
         keys = self._keys.get(stream)
         if keys is None:
-            keys = self._keys[stream] = StreamKeys(self._transaction, stream.stored)
+            keys = self._keys[stream] = StreamKeys(self.transaction, stream.stored)
         return keys
 
     def _check_counter(self, known: KnownShard, counter: ShardCounter) -> None:
         """Prove the counter against the records, so that no record is overwritten and no number skipped."""
-        last_key = self._transaction.last_key(known.database)
+        last_key = self.transaction.last_key(known.database)
         next_by_records = counter.first_sequence if last_key is None else sequence_of_record_key(last_key) + 1
         if next_by_records != counter.next_sequence:
             raise StoreFormatError(
                 f"{known.shard_id} is damaged: its counter says that record {counter.next_sequence} comes next, its "
                 f"records say {next_by_records}. Nothing was stored."
             )
+
+
+def result_of_put_records(outcomes: list[PutOutcome]) -> PutRecordsResult:
+    entries = [outcome for outcome in outcomes if isinstance(outcome, PutRecordsResultEntry)]
+    failed_record_count = len(outcomes) - len(entries)
+    if failed_record_count:
+        entries = [
+            outcome
+            if isinstance(outcome, PutRecordsResultEntry)
+            else PutRecordsResultEntry(None, None, type(outcome).__name__, outcome.message)
+            for outcome in outcomes
+        ]
+    return PutRecordsResult(failed_record_count, entries)
 
 
 class PutOne:

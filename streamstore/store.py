@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final
 
+from streamstore.checkpoints import lag_of_consumer, open_consumer, positions_at
+from streamstore.consumer import ConsumerPlace, StreamConsumer
 from streamstore.control import StreamControl
 from streamstore.engine import ReadTransaction
 from streamstore.errors import ProvisionedThroughputExceededException, ResourceNotFoundException
@@ -18,12 +20,13 @@ from streamstore.iterator import ShardPosition, encode_shard_iterator, parse_sha
 from streamstore.limits import GET_RECORDS_LIMIT_MAX
 from streamstore.model import (
     ChildShard,
+    ConsumerLag,
     EntryLike,
     GetRecordsResult,
     IngestResult,
+    NewRecord,
     PutRecordResult,
     PutRecordsResult,
-    PutRecordsResultEntry,
     Record,
     ShardIteratorType,
     StoredShard,
@@ -35,12 +38,13 @@ from streamstore.model import (
     bytes_of_record,
 )
 from streamstore.reading import Page, ShardReader
-from streamstore.shards import PutOne, PutOutcome
+from streamstore.shards import PutOne, PutOutcome, result_of_put_records
 from streamstore.streams import shard_index_of
 from streamstore.subscribe import ShardLook, SubscriptionSource
 from streamstore.tail import TailSource
 from streamstore.validate import (
     parse_consumer_arn,
+    parse_consumer_name,
     parse_entries,
     parse_idle_timeout_ms,
     parse_iterator_start,
@@ -351,6 +355,79 @@ class StreamStore(StreamControl):
         self._subscriptions.claim(arn, shard, source, now_ms=now_ms)
         return source
 
+    def consumer(
+        self,
+        stream_name: str,
+        consumer_name: str,
+        *,
+        starting_position: TailStart = "TRIM_HORIZON",
+        timestamp: object = None,
+        idle_timeout_seconds: float | None = None,
+    ) -> StreamConsumer:
+        """Open a durable consumer: a ``tail`` that goes on behind its last ``checkpoint``, whoever made it.
+
+        ``consumer_name``: 1 to 128 letters, digits, "_", "." and "-". A consumer that does not exist is registered, and
+        starts at ``starting_position``, as in ``tail``; what a later opening says of it is ignored. Any number of
+        consumers read a stream, each at its own pace. A consumer belongs to whoever opened it last: from then on the
+        checkpoints of the others are refused. ``deregister_stream_consumer`` deletes it.
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``, and the storage
+        errors of ``put_record``. On the way it raises what ``tail`` raises.
+        """
+        place, source = self.open_consumer(
+            stream_name, consumer_name, starting_position, timestamp, idle_timeout_seconds
+        )
+        writer = self._writable()
+        return StreamConsumer(
+            source, place, lambda checkpoint: writer.execute(checkpoint, payload_bytes=checkpoint.payload_bytes)
+        )
+
+    def describe_consumer_lag(self, stream_name: str, consumer_name: str) -> ConsumerLag:
+        """Return how much a consumer has still to read behind its last checkpoint, of what has not expired.
+
+        Raises ``InvalidArgumentException``, ``ResourceNotFoundException`` (stream or consumer), ``StorageError``.
+        """
+        now_ms = self._clock()
+        stream = parse_stream_name("stream_name", stream_name, self._dialect)
+        name = parse_consumer_name(consumer_name)
+        return self._engine.read(
+            lambda transaction: lag_of_consumer(
+                transaction,
+                self._catalog.load(transaction, stream).stored,
+                name,
+                dialect=self._dialect,
+                now_ms=now_ms,
+            )
+        )
+
+    def open_consumer(
+        self,
+        stream_name: object,
+        consumer_name: object,
+        starting_position: object,
+        timestamp: object,
+        idle_timeout_seconds: object,
+    ) -> tuple[ConsumerPlace, TailSource]:
+        """Validate and open a consumer, and return what iterates for it and what stores its place."""
+        now_ms = self._clock()
+        stream_name = parse_stream_name("stream_name", stream_name, self._dialect)
+        name = parse_consumer_name(consumer_name)
+        start, not_before_ms = parse_tail_start(starting_position, timestamp, now_ms=now_ms)
+        patience = Patience(parse_idle_timeout_ms(idle_timeout_seconds), self._clock)
+
+        def first_positions(transaction: ReadTransaction, stream: StoredStream) -> Mapping[int, int]:
+            if start == "LATEST":
+                return latest_positions(transaction, stream)
+            return positions_at(transaction, stream, not_before_ms) if start == "AT_TIMESTAMP" else {}
+
+        opened = self._change_stream(
+            stream_name,
+            lambda transaction, stream: open_consumer(transaction, stream, name, first_positions, now_ms=now_ms),
+        )
+        following = self._following(opened.stream, opened.positions)
+        place = ConsumerPlace(opened, following, self._parse_put_records)
+        return place, TailSource(self._watch, following, self._look, patience)
+
     def source_of_tail(
         self, stream_name: object, starting_position: object, timestamp: object, idle_timeout_seconds: object
     ) -> TailSource:
@@ -393,8 +470,7 @@ class StreamStore(StreamControl):
 
     def change_of_put_records(self, stream_name: object, records: object) -> tuple[Change[list[PutOutcome]], int]:
         """Validate many puts, and return what the writer has to do, with the bytes of their payload."""
-        name = parse_stream_name("stream_name", stream_name, self._dialect)
-        new_records, payload_bytes = parse_entries(records, sent_ms=self._clock())
+        name, new_records, payload_bytes = self._parse_put_records(stream_name, records)
         return lambda appender: appender.put_all(name, new_records), payload_bytes
 
     def _locate(
@@ -430,6 +506,10 @@ class StreamStore(StreamControl):
             position._replace(sequence=page.next_sequence, not_before_ms=page.next_not_before_ms),
             self._children(stream, position.shard_index) if ends else None,
         )
+
+    def _parse_put_records(self, stream_name: object, records: object) -> tuple[str, list[NewRecord], int]:
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        return (name, *parse_entries(records, sent_ms=self._clock()))
 
     def _read_pages(self, position: ShardPosition) -> Iterator[Record]:
         def read_page(transaction: ReadTransaction) -> Page:
@@ -489,16 +569,3 @@ def _address(position: ShardPosition) -> tuple[StreamNumber, int]:
 
 def _ends_shard(page: Page, shard: StoredShard) -> bool:
     return shard.next_sequence_at_close is not None and page.next_sequence >= shard.next_sequence_at_close
-
-
-def result_of_put_records(outcomes: list[PutOutcome]) -> PutRecordsResult:
-    entries = [outcome for outcome in outcomes if isinstance(outcome, PutRecordsResultEntry)]
-    failed_record_count = len(outcomes) - len(entries)
-    if failed_record_count:
-        entries = [
-            outcome
-            if isinstance(outcome, PutRecordsResultEntry)
-            else PutRecordsResultEntry(None, None, type(outcome).__name__, outcome.message)
-            for outcome in outcomes
-        ]
-    return PutRecordsResult(failed_record_count, entries)

@@ -34,12 +34,13 @@ NOT_AWAITED: Final = {
     "ingest": "it waits in the thread that iterates; give it one of its own",
     "change_of_put_record": "for AsyncStreamStore itself",
     "change_of_put_records": "for AsyncStreamStore itself",
+    "open_consumer": "for AsyncStreamStore itself",
     "source_of_tail": "for AsyncStreamStore itself",
     "source_of_subscription": "for AsyncStreamStore itself",
     "submit": "for AsyncStreamStore itself",
 }
 
-ITERATED: Final = {"read", "tail", "subscribe_to_shard"}
+ITERATED: Final = {"consumer", "read", "tail", "subscribe_to_shard"}
 """What returns an iterator, and an asynchronous one here."""
 
 
@@ -202,6 +203,13 @@ SCENARIO: Final[list[Call]] = [
     ("tail", ("t",), {"idle_timeout_seconds": 0.01}),
     ("tail", ("t",), {"starting_position": "AT_SEQUENCE_NUMBER"}),
     ("tail", ("unknown",), {}),
+    ("consumer", ("t", "billing"), {"idle_timeout_seconds": 0}),
+    ("consumer", ("t", "billing"), {"starting_position": "LATEST", "idle_timeout_seconds": 0}),
+    ("consumer", ("t", "late"), {"starting_position": "LATEST", "idle_timeout_seconds": 0}),
+    ("consumer", ("t", ""), {}),
+    ("consumer", ("unknown", "billing"), {}),
+    ("describe_consumer_lag", ("t", "billing"), {}),
+    ("describe_consumer_lag", ("t", "unknown"), {}),
     ("merge_shards", ("t", SHARD, "shard-000001"), {}),
     ("merge_shards", ("t", SHARD, "shard-000001"), {}),
     ("tail", ("t",), {"starting_position": "TRIM_HORIZON", "idle_timeout_seconds": 0}),
@@ -306,7 +314,7 @@ def test_outside_of_async_with_every_operation_finds_the_store_closed(path: Path
 
     async def use(store: AsyncStreamStore) -> None:
         result = cast(Callable[..., object], getattr(store, name))(*arguments, **options)
-        await (listed(result) if name in ITERATED else cast(Coroutine[object, object, object], result))
+        await (cast(Coroutine[object, object, object], result) if inspect.iscoroutine(result) else listed(result))
 
     if name == "close":
         run(use(opened(path, clock)))

@@ -19,7 +19,17 @@ PACKAGE = ROOT / "streamstore"
 FOUNDATIONS = {"errors", "limits", "dialect", "model"}
 PURE_RULES = {"validate", "routing", "iterator", "shard_filter", "read_quota"}
 ENGINE_ROOMS = {"engine", "folder", "process"}  # one environment, its folder, and its place in the process
-IN_A_TRANSACTION = {"consumers", "idempotency", "streams", "reading", "retention", "shards", "reshard", "settings"}
+IN_A_TRANSACTION = {
+    "checkpoints",
+    "consumers",
+    "idempotency",
+    "streams",
+    "reading",
+    "retention",
+    "shards",
+    "reshard",
+    "settings",
+}
 WAITING = {"watch", "feed", "following"}  # for the next commit, and going on from there
 
 # What each room may import of the package. Nothing else, whatever the need: move the code instead.
@@ -42,6 +52,7 @@ MAY_IMPORT = {
     "streams": FOUNDATIONS | {"routing", "disk_format", "engine", "consumers", "idempotency"},
     "reading": FOUNDATIONS | {"disk_format", "engine", "streams"},
     "retention": FOUNDATIONS | {"disk_format", "engine", "streams", "reading"},
+    "checkpoints": FOUNDATIONS | {"disk_format", "engine", "consumers", "reading"},
     "shards": FOUNDATIONS | {"disk_format", "engine", "idempotency", "streams", "retention"},
     "reshard": FOUNDATIONS | {"routing", "engine", "streams"},
     "settings": FOUNDATIONS | {"engine", "streams", "reshard"},
@@ -53,6 +64,7 @@ MAY_IMPORT = {
     "feed": {"watch", "writer"},
     "following": FOUNDATIONS | {"engine", "streams", "reading"},
     "tail": FOUNDATIONS | WAITING,
+    "consumer": FOUNDATIONS | WAITING | {"checkpoints", "shards", "tail"},
     "subscribe": FOUNDATIONS | WAITING | {"iterator", "reading"},
     "opened": FOUNDATIONS | {"subscribe", "validate", "read_quota", "streams", "shards", "engine", "writer", "watch"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "opened"},
@@ -60,9 +72,9 @@ MAY_IMPORT = {
     | PURE_RULES
     | IN_A_TRANSACTION
     | WAITING
-    | {"engine", "ingest", "tail", "subscribe", "writer", "control"},
-    "aio": FOUNDATIONS | {"opened", "feed", "store", "writer"},
-    "__init__": {"errors", "model", "feed", "store", "aio"},
+    | {"engine", "ingest", "consumer", "tail", "subscribe", "writer", "control"},
+    "aio": FOUNDATIONS | {"opened", "consumer", "feed", "shards", "store", "tail", "writer"},
+    "__init__": {"errors", "model", "consumer", "feed", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack", "isal"}}
 INSTALLED_WITH_THE_CORE = {"lmdb", "msgpack"}
