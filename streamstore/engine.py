@@ -199,7 +199,7 @@ class WriteTransaction(ReadTransaction):
     def keep_handles(self) -> None:
         """After the commit: the handles that this transaction opened are good for the others."""
         if self._opened:
-            self._engine.handles.update(self._opened)
+            self._engine.handles = self._engine.handles | self._opened
 
     def let_readers_in(self) -> None:
         if self._exclusive is not None:
@@ -247,7 +247,7 @@ class Engine:
         self._data_bytes_seen = 0
         self._write_lock = threading.RLock()  # a signal handler may fork while its thread writes
         self._readers = ReaderGate()
-        self.handles: dict[bytes, lmdb._Database] = {}
+        self.handles: dict[bytes, lmdb._Database] = {}  # replaced, so that those who read do not see it grow
         with _translated(f"open {path}"):
             if initial is not None:
                 self._folder.create(lambda creating: _create_environment(creating, initial))
@@ -267,8 +267,9 @@ class Engine:
 
         def look_once() -> T:
             self.refuse_unusable()
+            handles = self.handles  # in front of the snapshot, which cannot use a handle that is younger than itself
             with self._env.begin() as transaction:
-                return look(ReadTransaction(transaction, self.handles))
+                return look(ReadTransaction(transaction, handles))
 
         while True:
             try:
@@ -563,7 +564,7 @@ class Engine:
         with self._mending_for_reader():
             self.refuse_unusable()
             try:
-                self.handles[database] = self._env.open_db(database, create=False)
+                self.handles = self.handles | {database: self._env.open_db(database, create=False)}
             except lmdb.NotFoundError:
                 pass  # dropped since; the next snapshot shows it
             except lmdb.DbsFullError:
