@@ -183,7 +183,11 @@ class WriteTransaction(ReadTransaction):
         A process that was killed in a commit may have left its last pages in the page cache only.
         """
         if self.evidence is None:
-            self.put(RECOVERY_DATABASE, RECOVERY_KEY, f"{self._transaction.id()} of {os.getpid()}".encode())
+            self.mark()
+
+    def mark(self) -> None:
+        """Make a change that no other transaction makes."""
+        self.put(RECOVERY_DATABASE, CHANGE_KEY, os.urandom(CHANGE_MARK_BYTES))
 
     def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
         """Add items whose keys are greater than all in the database, in rising order."""
@@ -219,7 +223,7 @@ class WriteTransaction(ReadTransaction):
     def keep_handles(self) -> None:
         """After the commit: the handles that this transaction opened are good for the others."""
         if self._opened:
-            self._engine.handles.update(self._opened)
+            self._engine.handles = self._engine.handles | self._opened
 
     def let_readers_in(self) -> None:
         if self._exclusive is not None:
@@ -267,7 +271,7 @@ class Engine:
         self._data_bytes_seen = 0
         self._write_lock = threading.RLock()  # a signal handler may fork while its thread writes
         self._readers = ReaderGate()
-        self.handles: dict[bytes, lmdb._Database] = {}
+        self.handles: dict[bytes, lmdb._Database] = {}  # replaced, so that those who read do not see it grow
         with _translated(f"open {path}"):
             if initial is not None:
                 self._folder.create(lambda creating: _create_environment(creating, initial))
@@ -287,8 +291,9 @@ class Engine:
 
         def look_once() -> T:
             self.refuse_unusable()
+            handles = self.handles  # in front of the snapshot, which cannot use a handle that is younger than itself
             with self._env.begin() as transaction:
-                return look(ReadTransaction(transaction, self.handles))
+                return look(ReadTransaction(transaction, handles))
 
         while True:
             try:
@@ -407,7 +412,7 @@ class Engine:
                 result = apply(transaction)
                 if transaction.evidence is not None:
                     if self._may_have_been_so(transaction.evidence):
-                        transaction.put(RECOVERY_DATABASE, CHANGE_KEY, os.urandom(CHANGE_MARK_BYTES))
+                        transaction.mark()
                     self._grow_file_ahead()
                     self._commit(lmdb_transaction, transaction.evidence)
                     # Finding out an outcome may have reopened the environment, which ended the handles of the old one.
@@ -599,7 +604,7 @@ class Engine:
         with self._mending_for_reader():
             self.refuse_unusable()
             try:
-                self.handles[database] = self._env.open_db(database, create=False)
+                self.handles = self.handles | {database: self._env.open_db(database, create=False)}
             except lmdb.NotFoundError:
                 pass  # dropped since; the next snapshot shows it
             except lmdb.DbsFullError:

@@ -22,6 +22,7 @@ from streamstore.check import check_store
 from streamstore.engine import Engine, ReadTransaction, WriteTransaction, translate
 from streamstore.folder import FolderLock
 from tests.children import code, command, next_line, run, started, tell
+from tests.commits import WAIT_S, in_thread
 
 T = TypeVar("T")
 Commit = Callable[["lmdb.Transaction[bytes]"], None]
@@ -405,3 +406,17 @@ def test_a_write_within_a_write_is_refused_and_the_outer_one_is_whole(path: Path
         assert engine.read(lambda transaction: transaction.get(b"streams", b"k")) == b"outer"
         engine.write(lambda transaction: transaction.delete(b"streams", b"k"))
     assert len(refusals) == 1
+
+
+def test_a_read_knows_nothing_of_databases_that_are_opened_while_it_looks(path: Path) -> None:
+    """LMDB refuses a handle that is younger than the transaction: its slot is not in the snapshot's table."""
+    with StreamStore(path) as store:
+        engine = engine_of(store)
+
+        def look(transaction: ReadTransaction) -> list[tuple[bytes, bytes]]:
+            in_thread(lambda: engine.write(lambda writing: writing.put(b"new", b"key", b"value"))).result(WAIT_S)
+            return list(transaction.items_from(b"new", b""))
+
+        assert engine.read(look) == []
+        assert engine.read(lambda transaction: list(transaction.items_from(b"new", b""))) == [(b"key", b"value")]
+        engine.write(lambda writing: writing.drop(b"new"))
