@@ -235,12 +235,12 @@ def live_history(tmp_path: Path, *, records: int) -> History:
     events: list[Event] = []
     create(path, clock, events.extend)
     each = records // (PRODUCERS + PRODUCERS_BESIDE)
-    options = ["--window", 8, "--sync", "off", "--role", "follow", "--role", "scan"]
+    options = ["--window", 8, "--sync", "off", *(f"--role={role}" for role in ("follow", "scan", "tail"))]
     with started(command("actors", path, log, "beside", *clock, PRODUCERS_BESIDE, each, *options)) as beside:
         assert next_line(beside) == "open"
         with opened(path, clock) as store:
             actors = Actors(store, events.extend)
-            roles = ["reshard", "trim", "follow", "scan"]
+            roles = ["reshard", "trim", "follow", "scan", "tail"]
             actors.act("here", producers=PRODUCERS, records=each, window=8, roles=roles)
             assert beside.wait(WAIT_S) == 0
             actors.read_all()

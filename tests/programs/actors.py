@@ -23,7 +23,7 @@ from typing import Final
 
 from streamstore import StreamStore
 from streamstore.errors import ExpiredIteratorException, ResourceNotFoundException
-from streamstore.model import PutRecordResult, Record, SyncMode
+from streamstore.model import PutRecordResult, Record, StreamRecord, SyncMode
 from tests.history import (
     HASH_KEYS,
     Event,
@@ -46,6 +46,7 @@ OPEN_SHARDS_MAX: Final = 6
 BATCH_RECORDS_MAX: Final = 8
 PAGE_RECORDS_MAX: Final = 200
 PAUSE_S: Final = 0.005
+TAIL_IDLE_S: Final = 0.2
 QUIET_KEY: Final = "=0"
 QUIET_HASH_KEYS: Final = 2**64
 PARTITION_KEYS: Final = (*(f"key{number}" for number in range(12)), f"={HASH_KEYS - 1}")
@@ -63,7 +64,13 @@ class Actors:
 
     def act(self, name: str, *, producers: int, records: int, window: int, roles: Iterable[str]) -> None:
         """Put all records, with the other roles beside, and read everything at the end."""
-        actors = {"reshard": self._reshard, "trim": self._trim, "follow": self._follow, "scan": self._scan}
+        actors = {
+            "reshard": self._reshard,
+            "trim": self._trim,
+            "follow": self._follow,
+            "scan": self._scan,
+            "tail": self._tail,
+        }
         roles = list(roles)
         with ThreadPoolExecutor(producers + len(roles) + 1) as pool:
             others = [pool.submit(actors[role], random.Random(f"{name} {role}")) for role in roles]
@@ -199,6 +206,27 @@ class Actors:
                 break
         return {shard_id: start}
 
+    def _tail(self, choose: random.Random) -> None:
+        del choose  # a tail decides nothing
+        while not self._ended.is_set():
+            self._tail_until_idle()
+
+    def _tail_until_idle(self) -> None:
+        """Note each record with the one before it in its shard, and at the end that no shard has more."""
+        begin_ns = newest_ns = time.monotonic_ns()
+        last: dict[str, Seen] = {}
+        tail = self._store.tail(STREAM, starting_position="TRIM_HORIZON", idle_timeout_seconds=TAIL_IDLE_S)
+        for record in tail:
+            newest_ns = time.monotonic_ns()
+            seen = _seen(record)
+            run = (last[record.shard_id], seen) if record.shard_id in last else (seen,)
+            start = run[0].sequence if len(run) > 1 else 0
+            self._note([Page(begin_ns, newest_ns, record.shard_id, start, run, is_newest=False)])
+            last[record.shard_id] = seen
+        for shard in self._list().shards:
+            start = last[shard.shard_id].sequence + 1 if shard.shard_id in last else 0
+            self._note([Page(newest_ns, time.monotonic_ns(), shard.shard_id, start, (), is_newest=True)])
+
     def _iterator(self, shard_id: str, start: int) -> str | None:
         """Return an iterator at a number, or None if the shard has expired."""
         begin_ns = time.monotonic_ns()
@@ -298,7 +326,7 @@ def _put(begin_ns: int, label: str, partition_key: str, shard_id: str, sequence_
     return Put(begin_ns, time.monotonic_ns(), label, partition_key, shard_id, int(sequence_number))
 
 
-def _seen(record: Record) -> Seen:
+def _seen(record: Record | StreamRecord) -> Seen:
     return Seen(int(record.sequence_number), label_of(record.data), record.partition_key, record.arrival_ms)
 
 
