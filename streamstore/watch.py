@@ -129,7 +129,7 @@ class CommitWatch:
         self._waiters: dict[CommitWaiter, int] = {}
         self._closed = False
         self._pause: _Pause | None = None
-        self._unstarted = [True]  # whoever takes it starts the thread
+        self._unstarted = [True]  # the thread that takes it runs
         _watches.add(self)
 
     def wake_behind(self, commit_number: int, waiter: CommitWaiter) -> None:
@@ -169,17 +169,15 @@ class CommitWatch:
             pause.ring()
 
     def _start_thread(self) -> None:
+        # An interrupt may end this with the thread started, so it is the thread that takes the place.
+        if self._unstarted:
+            threading.Thread(target=self._run, name="streamstore-watch", daemon=True).start()
+
+    def _run(self) -> None:
         try:
             self._unstarted.pop()
         except IndexError:
-            return
-        try:
-            threading.Thread(target=self._run, name="streamstore-watch", daemon=True).start()
-        except BaseException:
-            self._unstarted.append(True)
-            raise
-
-    def _run(self) -> None:
+            return  # another one was faster
         try:
             pause = self._pause = _make_pause(self._engine)
             lag_ms = 0

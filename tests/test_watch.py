@@ -45,6 +45,12 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     raise AssertionError("it never was")
 
 
+@pytest.fixture(autouse=True)
+def no_watch_of_another_test() -> None:
+    """The threads of stores that were closed a moment ago may be about to end."""
+    wait_until(lambda: watches_running() == 0)
+
+
 def waiting(store: StreamStore) -> CommitBell:
     """Return a bell that rings at the next commit."""
     bell = CommitBell()
