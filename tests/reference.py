@@ -96,6 +96,7 @@ class StreamState:
         self.created = time_of(creation_ms)
         self.mode: model.StreamMode = "PROVISIONED"
         self.tags, self.consumers = dict[str, str](), dict[str, model.Consumer]()
+        self.done = dict[str, set[tuple[str, str]]]()  # shard id and number of what each consumer has done
         self.retention_hours, self.write_quota = retention_hours, write_quota
         ranges = list(zip(slices, [*slices[1:], 2**128], strict=True))
         self.shards = [ShardState(index, low, stop - 1, creation_ms) for index, (low, stop) in enumerate(ranges)]
@@ -321,11 +322,24 @@ class ReferenceStore:
         consumers = self.stream(name).consumers
         if consumer_name in consumers:
             raise errors.ResourceInUseException(resource=consumer_name, remedy="")
-        if len(consumers) == self.flavour.consumers_max:
+        if len(consumers) >= self.flavour.consumers_max:
             raise errors.LimitExceededException(limit="", remedy="")
-        arn = f"{self.flavour.arn(name)}/consumer/{consumer_name}:{self.clock() // 1000}"
-        consumers[consumer_name] = model.Consumer(consumer_name, arn, "ACTIVE", time_of(self.clock()))
-        return consumers[consumer_name]
+        return self.open_consumer(name, consumer_name)
+
+    def open_consumer(self, name: str, consumer_name: str) -> model.Consumer:
+        self.check(stream_name=name, consumer_name=consumer_name)
+        stream, arn = self.stream(name), f"{self.flavour.arn(name)}/consumer/{consumer_name}:{self.clock() // 1000}"
+        new = model.Consumer(consumer_name, arn, "ACTIVE", time_of(self.clock()))
+        stream.done.setdefault(consumer_name, set())
+        return stream.consumers.setdefault(consumer_name, new)
+
+    def unread(self, name: str, consumer_name: str) -> dict[str, list[model.Record]]:
+        """Return what the consumer has not done yet with a checkpoint behind it."""
+        done, every = self.streams[name].done[consumer_name], self.read_all(name)
+        return {
+            shard_id: [record for record in records if (shard_id, record.sequence_number) not in done]
+            for shard_id, records in every.items()
+        }
 
     def describe_consumer(self, name: str, consumer_name: str) -> model.ConsumerDescription:
         consumer = self.consumer(name, consumer_name)
@@ -334,7 +348,7 @@ class ReferenceStore:
 
     def deregister_consumer(self, name: str, consumer_name: str) -> None:
         self.consumer(name, consumer_name)
-        del self.streams[name].consumers[consumer_name]
+        del self.streams[name].consumers[consumer_name], self.streams[name].done[consumer_name]
 
     def consumer(self, name: str, consumer_name: str) -> model.Consumer:
         self.check(stream_name=name, consumer_name=consumer_name)

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Final, Literal, TypeVar, get_args
 
@@ -44,6 +45,7 @@ from streamstore.model import (
     ShardFilterType,
     ShardIteratorType,
     StreamMode,
+    StreamRecord,
     TrimResult,
 )
 from tests.commits import WAIT_S, Moment, failing_commit
@@ -628,6 +630,36 @@ class StoreAndOracle(RuleBasedStateMachine):
             return found
 
         assert outcome(tail_shards) == outcome(lambda: self.oracle.read_all(name))
+
+    @rule(
+        name=any_stream_names,
+        consumer_name=consumer_names,
+        count=st.sampled_from([0, 1, 5, 10_000]),
+        checkpoints=st.booleans(),
+    )
+    def consume(self, name: str, consumer_name: str, count: int, checkpoints: bool) -> None:
+        """What comes is what the consumer has not done, each shard in its order; what has no checkpoint comes again."""
+
+        def consumed() -> list[StreamRecord]:
+            consumer = self.store.consumer(name, consumer_name, idle_timeout_seconds=0)
+            records = list(islice(consumer, count))
+            if checkpoints:
+                consumer.checkpoint()
+            return records
+
+        real, opened = outcome(consumed), outcome(lambda: self.oracle.open_consumer(name, consumer_name))
+        if isinstance(real, Refused) or isinstance(opened, Refused):
+            assert real == opened
+            return
+        unread = self.oracle.unread(name, consumer_name)
+        assert len(real) == min(count, sum(map(len, unread.values())))
+        for shard_id in {record.shard_id for record in real}:
+            found = [Record(*record[1:]) for record in real if record.shard_id == shard_id]
+            assert found == unread[shard_id][: len(found)]
+        if checkpoints:
+            self.oracle.streams[name].done[consumer_name] |= {record[:2] for record in real}
+        left = sum(map(len, self.oracle.unread(name, consumer_name).values()))
+        assert self.store.describe_consumer_lag(name, consumer_name).record_count == left
 
     @rule(milliseconds=st.sampled_from([1, 10, 999, 1_000, 8_001, 299_999, 300_000, 3_599_997, 3_600_000, 86_400_000]))
     def let_time_pass(self, milliseconds: int) -> None:
