@@ -579,7 +579,7 @@ class StreamControl(OpenStore):
 
         Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException`` (no such stream),
         ``ResourceInUseException`` (the name is taken), ``LimitExceededException`` (the stream has 5 consumers or more
-        already), and the storage errors of ``put_record``.
+        already, in the dialect "aws" 20), and the storage errors of ``put_record``.
         """
         now_ms = self._clock()
         name = parse_stream_name("stream_name", stream_name, self._dialect)

@@ -326,7 +326,7 @@ class StoredStream:
     """A stream as the store keeps it. ``shards`` maps indexes, in rising order and never reused, to shards.
 
     ``idempotency_window_ms`` is how long an idempotency key is remembered. ``resized_ms`` holds when its shard count
-    was updated within the last day.
+    was updated within the last day, where the dialect bounds that.
     """
 
     name: str

@@ -114,8 +114,8 @@ def split_shard(
             argument="new_starting_hash_key",
             value=str(new_starting_hash_key),
             constraint=(
-                f"lie inside the hash keys of {dialect.shard_id(shard_index)}, which has {keys.starting_hash_key} to "
-                f"{keys.ending_hash_key}"
+                f"be from {first} to {last}, so that both parts of {dialect.shard_id(shard_index)}, which has "
+                f"{keys.starting_hash_key} to {keys.ending_hash_key}, have hash keys enough"
             ),
         )
     plan = _Plan(transaction, stream, now_ms)
@@ -178,7 +178,8 @@ def resize_stream(
     for target in targets:
         pieces = [index for index in plan.open_indexes() if plan.range_of(index).starting_hash_key in target]
         _merge_all(plan, pieces)
-    plan.save(resized_ms=(*resized_ms, now_ms))
+    kept = dialect.resizes_per_day_max or 0  # where there is no bound, nobody asks when it was
+    plan.save(resized_ms=(*resized_ms, now_ms)[-kept:] if kept else ())
     return current_shard_count
 
 

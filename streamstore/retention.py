@@ -25,7 +25,7 @@ def trim_shard(
         known.oldest_sequence = counter.first_sequence
         known.oldest_arrival_ms = reader.arrival_of_oldest_ms(counter)
     # What is remembered of a record may be of one whose commit failed: good for saying no, and proved before a yes.
-    if known.oldest_arrival_ms is not None and known.oldest_arrival_ms >= horizon_ms:
+    if not known.may_have_expired(horizon_ms):
         return counter
     stop = min(counter.first_sequence + records_max, counter.next_sequence)
     first_kept = reader.first_not_before(horizon_ms, counter.first_sequence, stop)

@@ -123,12 +123,10 @@ class _OpenShard:
     def records_waiting(self) -> int:
         return len(self._waiting)
 
-    def trim(self, transaction: WriteTransaction, *, now_ms: int, records_max: int) -> bool:
+    def trim(self, transaction: WriteTransaction, *, horizon_ms: int, records_max: int) -> bool:
         """Delete expired records, at most so many; tell whether there were any. Before anything is appended."""
         stored = self.counter()._replace(next_sequence=self.next_sequence - len(self._waiting))
-        trimmed = trim_shard(
-            transaction, self.known, stored, horizon_ms=now_ms - self._stored.retention_ms, records_max=records_max
-        )
+        trimmed = trim_shard(transaction, self.known, stored, horizon_ms=horizon_ms, records_max=records_max)
         self._first_sequence = trimmed.first_sequence
         return trimmed != stored
 
@@ -256,9 +254,10 @@ class ShardAppender:
         """
         written = [shard for shard in self._shards.values() if shard.records_waiting()]
         for shard in written:
-            shard.trim(
-                self.transaction, now_ms=shard.last_sent_ms, records_max=_records_to_trim(shard.records_waiting())
-            )
+            horizon_ms = shard.last_sent_ms - shard.stream.stored.retention_ms
+            if shard.known.may_have_expired(horizon_ms):
+                records_max = _records_to_trim(shard.records_waiting())
+                shard.trim(self.transaction, horizon_ms=horizon_ms, records_max=records_max)
         for stream in {shard.stream: shard for shard in written}.values():
             self._trim_another(stream)
         for keys in self._keys.values():
@@ -275,11 +274,14 @@ class ShardAppender:
     def _trim_another(self, written: _OpenShard) -> None:
         """Trim one more shard of the stream, each in turn: closed ones, and those that no key belongs to any more."""
         stream = written.stream
+        shard_index, horizon_ms = stream.next_shard_index(), written.last_sent_ms - stream.stored.retention_ms
+        if not stream.shard(shard_index, self._dialect).may_have_expired(horizon_ms):
+            return
         with contextlib.suppress(StorageError):  # a damaged shard is not the business of a put into another
-            shard = self._shard(stream, stream.next_shard_index())
+            shard = self._shard(stream, shard_index)
             records_max = _records_to_trim(written.records_waiting())
             if not shard.records_waiting() and shard.trim(
-                self.transaction, now_ms=written.last_sent_ms, records_max=records_max
+                self.transaction, horizon_ms=horizon_ms, records_max=records_max
             ):
                 self._save_counter(shard)
 

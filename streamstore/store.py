@@ -256,7 +256,6 @@ class StreamStore(StreamControl):
         shard = parse_shard_id("shard_id", shard_id)
         kind = parse_shard_iterator_type("shard_iterator_type", shard_iterator_type)
         start = parse_iterator_start(kind, starting_sequence_number, timestamp, now_ms=now_ms)
-
         position = self._engine.read(
             lambda transaction: self._locate(transaction, name, shard, kind, start, now_ms=now_ms)
         )

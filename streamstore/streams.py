@@ -94,6 +94,10 @@ class KnownShard:
         self.oldest_sequence = -1
         self.oldest_arrival_ms: int | None = None
 
+    def may_have_expired(self, horizon_ms: int) -> bool:
+        """Tell whether a record may have arrived before ``horizon_ms``. Whoever trims meanwhile makes that less so."""
+        return self.oldest_arrival_ms is None or self.oldest_arrival_ms < horizon_ms
+
 
 class KnownStream:
     """A decoded stream with the router of its open shards."""
