@@ -105,6 +105,23 @@ def test_a_put_deletes_a_bounded_bite_of_what_expired(store_path: Path, clock: C
     assert counters_on_disk(store_path)[0].first_sequence == BITE
 
 
+def test_puts_delete_nothing_before_the_millisecond_that_it_expires_in(store_path: Path, clock: Clock) -> None:
+    """Neither of their own shard nor of another, whose turn comes with each second put."""
+    with open_store(store_path, clock) as store:
+        store.create_stream("s", shard_count=2, retention_hours=1)
+        put(store, 3)
+        put(store, 3, hash_key=str(LAST))
+        clock.advance(HOUR_MS)
+        for _ in range(2):
+            store.put_record("s", b"", "k", explicit_hash_key="0")
+    assert [counter.first_sequence for counter in counters_on_disk(store_path)] == [0, 0]
+    clock.advance(1)
+    with open_store(store_path, clock) as store:
+        for _ in range(2):
+            store.put_record("s", b"", "k", explicit_hash_key="0")
+    assert [counter.first_sequence for counter in counters_on_disk(store_path)] == [3, 3]
+
+
 def test_steady_puts_delete_faster_than_they_store(store_path: Path, clock: Clock) -> None:
     with open_store(store_path, clock) as store:
         store.create_stream("s", retention_hours=1)
