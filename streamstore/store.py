@@ -10,7 +10,7 @@ from typing import Final
 
 from streamstore.checkpoints import lag_of_consumer, open_consumer, positions_at
 from streamstore.consumer import ConsumerPlace, StreamConsumer
-from streamstore.control import StreamControl
+from streamstore.consumer_control import ConsumerControl
 from streamstore.engine import ReadTransaction
 from streamstore.errors import ProvisionedThroughputExceededException, ResourceNotFoundException
 from streamstore.feed import Feed, Patience
@@ -63,7 +63,7 @@ __all__ = ["StreamStore"]
 READ_PAGE_RECORDS: Final = 1_000
 
 
-class StreamStore(StreamControl):
+class StreamStore(ConsumerControl):
     """A store of data streams in the folder ``path``. Safe to share between threads; use it as a context manager.
 
     Several processes may have the same store open and write to it; within a process it is opened once and shared.

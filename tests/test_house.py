@@ -68,11 +68,12 @@ MAY_IMPORT = {
     "subscribe": FOUNDATIONS | WAITING | {"iterator", "reading"},
     "opened": FOUNDATIONS | {"subscribe", "validate", "read_quota", "streams", "shards", "engine", "writer", "watch"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "opened"},
+    "consumer_control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "control"},
     "store": FOUNDATIONS
     | PURE_RULES
     | IN_A_TRANSACTION
     | WAITING
-    | {"engine", "ingest", "consumer", "tail", "subscribe", "writer", "control"},
+    | {"engine", "ingest", "consumer", "tail", "subscribe", "writer", "consumer_control"},
     "aio": FOUNDATIONS | {"opened", "consumer", "feed", "shards", "store", "tail", "writer"},
     "__init__": {"errors", "model", "consumer", "feed", "store", "aio"},
 }
