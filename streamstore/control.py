@@ -273,7 +273,7 @@ class StreamControl(OpenStore):
         self._change_stream(name, lambda transaction, stream: update_mode(transaction, stream, mode))
 
     def increase_stream_retention_period(self, stream_name: str, retention_period_hours: int) -> None:
-        """Keep records longer than now, up to 24 hours. Source: IncreaseStreamRetentionPeriod.
+        """Keep records longer, up to 24 hours, in the dialect "aws" 8,760. Source: IncreaseStreamRetentionPeriod.
 
         What has expired stays so: it is deleted first, in bites as ``trim`` does it.
 
@@ -286,7 +286,7 @@ class StreamControl(OpenStore):
         self._change_stream(name, lambda transaction, stream: increase_retention(transaction, stream, hours))
 
     def decrease_stream_retention_period(self, stream_name: str, retention_period_hours: int) -> None:
-        """Keep records less long than now, at least 1 hour. Source: DecreaseStreamRetentionPeriod.
+        """Keep records less long, 1 hour or more, in the dialect "aws" 24. Source: DecreaseStreamRetentionPeriod.
 
         What is older than that can no longer be read when the call returns, and is deleted in time.
 
