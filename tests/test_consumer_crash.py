@@ -1,6 +1,5 @@
 """A consumer that is killed again and again: what it stores with its checkpoints is stored exactly once."""
 
-import os
 import random
 import signal
 from collections import Counter
@@ -10,7 +9,7 @@ import pytest
 
 from streamstore import StreamStore
 from streamstore.check import check_store
-from tests.children import command, next_line, started
+from tests.children import command, lines_until_killed, next_line, started
 from tests.programs.doubler import SOURCE, TARGET
 
 NUMBERS = 20_000
@@ -28,9 +27,7 @@ def doubled_until_killed(path: Path, after_s: float, *options: str) -> list[int]
     with started(command("doubler", path, *options)) as process:
         assert next_line(process) == "open"
         signal.sigtimedwait([], after_s)
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.stdout is not None
-        return [int(line.split()[1]) for line in process.stdout.read().splitlines() if line.startswith("double ")]
+        return [int(line.removeprefix("double ")) for line in lines_until_killed(process)]
 
 
 def doubles_stored(path: Path) -> Counter[int]:

@@ -4,7 +4,6 @@ SIGKILL leaves the page cache, so a surviving store proves order and atomicity, 
 the trace of the system calls. Every checker is shown a planted fault, and must see it.
 """
 
-import os
 import random
 import re
 import signal
@@ -18,7 +17,7 @@ import pytest
 
 from streamstore import StreamStore
 from streamstore.check import check_store
-from tests.children import command, needs_strace, next_line, run, started, strace
+from tests.children import command, lines_until_killed, needs_strace, next_line, run, started, strace
 from tests.programs.workload import SHARD_COUNT, STREAM, payload_of
 
 ROUNDS: Final = 100
@@ -65,13 +64,7 @@ def acknowledged_until_killed(processes: list["subprocess.Popen[str]"], after_s:
     for process in processes:
         assert next_line(process) == "open"
     signal.sigtimedwait([], after_s)
-    for process in processes:
-        os.killpg(process.pid, signal.SIGKILL)
-    lines: list[str] = []
-    for process in processes:
-        assert process.stdout is not None
-        lines += process.stdout.read().splitlines()
-    return lines
+    return [line for process in processes for line in lines_until_killed(process)]
 
 
 @pytest.mark.slow
