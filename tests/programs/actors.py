@@ -37,7 +37,7 @@ from tests.history import (
     label_of,
     payload_of,
 )
-from tests.programs import plants
+from tools.torture import plants
 
 STREAM: Final = "history"
 RETENTION_HOURS: Final = 1
