@@ -8,5 +8,5 @@ from tools.torture.parts import alarms
 __all__ = ["PARTS"]
 
 _PARTS: Final[tuple[Part, ...]] = ()
-_BY_NAME: Final = {part.name: part for part in _PARTS}
+_BY_NAME: Final[dict[str, Part]] = {part.name: part for part in _PARTS}
 PARTS: Final[dict[str, Part]] = {**_BY_NAME, alarms.NAME: alarms.part_of(_BY_NAME)}
