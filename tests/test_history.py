@@ -1,15 +1,10 @@
-"""Histories of many threads in two processes, checked against the laws of a stream; and the laws, each broken once."""
+"""The laws of a stream, each broken once. The part ``history`` of the torture holds live histories against them."""
 
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import pytest
 
-from streamstore.check import check_store
-from tests.children import WAIT_S, command, next_line, started
-from tools.torture.actors import RETENTION_HOURS, Actors, create, events_of, opened
 from tools.torture.history import (
     DAMAGED,
     HASH_KEYS,
@@ -219,55 +214,6 @@ def test_a_history_that_breaks_one_law_is_reported_for_that(law: str, planted: d
 
 def test_every_law_is_broken_by_some_history() -> None:
     assert {law for laws, _ in PLANTS for law in laws.split()} == {law.__name__.removeprefix("_") for law in LAWS}
-
-
-HOUR_NS: Final = 400_000_000
-RECORDS_OF_SLOW_TEST: Final = 60_000  # and about as many reads and listings
-PRODUCERS: Final = 4
-PRODUCERS_BESIDE: Final = 2
-
-
-def live_history(tmp_path: Path, *, records: int) -> History:
-    """Let two processes put so many records, reshard, trim and read, and return all that they noted."""
-    path, log = tmp_path / "store", tmp_path / "log"
-    clock = StoreClock(time.monotonic_ns(), HOUR_NS)
-    history = History(clock, retention_ms=RETENTION_HOURS * MS_PER_HOUR, is_complete=True)
-    events: list[Event] = []
-    create(path, clock, events.extend)
-    each = records // (PRODUCERS + PRODUCERS_BESIDE)
-    options = ["--window", 8, "--sync", "off", *(f"--role={role}" for role in ("follow", "scan", "tail"))]
-    with started(
-        command("tools.torture.actors", path, log, "beside", *clock, PRODUCERS_BESIDE, each, *options)
-    ) as beside:
-        assert next_line(beside) == "open"
-        with opened(path, clock) as store:
-            actors = Actors(store, events.extend)
-            roles = ["reshard", "trim", "follow", "scan", "tail"]
-            actors.act("here", producers=PRODUCERS, records=each, window=8, roles=roles)
-            assert beside.wait(WAIT_S) == 0
-            actors.read_all()
-    assert check_store(path) == []
-    history.add(events)
-    history.add(events_of(log))
-    return history
-
-
-def check_live(tmp_path: Path, *, records: int) -> None:
-    history = live_history(tmp_path, records=records)
-    assert check_history(history) == []
-    assert len(history.puts) >= records
-    assert len(history.reshards) > records // 200
-    assert any(shard.starting_sequence > 0 for listing in history.listings for shard in listing.shards)
-    assert sum(len(page.records) for page in history.pages) > records
-
-
-def test_thousands_of_calls_of_two_processes_break_no_law(tmp_path: Path) -> None:
-    check_live(tmp_path, records=4_000)
-
-
-@pytest.mark.slow
-def test_a_hundred_thousand_calls_of_two_processes_break_no_law(tmp_path: Path) -> None:
-    check_live(tmp_path, records=RECORDS_OF_SLOW_TEST)
 
 
 def test_a_record_with_other_data_is_nobodys() -> None:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from streamstore import StreamStore
 from streamstore.errors import ExpiredIteratorException, ResourceNotFoundException
@@ -212,7 +212,10 @@ class Actors:
             self._tail_until_idle()
 
     def _tail_until_idle(self) -> None:
-        """Note each record with the one before it in its shard, and at the end that no shard has more."""
+        """Note each record with the one before it in its shard, and at the end that no shard has more.
+
+        When all is put here, others may go on: then it is never idle, and ends in the middle.
+        """
         begin_ns = newest_ns = time.monotonic_ns()
         last: dict[str, Seen] = {}
         tail = self._store.tail(STREAM, starting_position="TRIM_HORIZON", idle_timeout_seconds=TAIL_IDLE_S)
@@ -223,6 +226,8 @@ class Actors:
             start = run[0].sequence if len(run) > 1 else 0
             self._note([Page(begin_ns, newest_ns, record.shard_id, start, run, is_newest=False)])
             last[record.shard_id] = seen
+            if self._ended.is_set():
+                return
         for shard in self._list().shards:
             start = last[shard.shard_id].sequence + 1 if shard.shard_id in last else 0
             self._note([Page(newest_ns, time.monotonic_ns(), shard.shard_id, start, (), is_newest=True)])
@@ -312,9 +317,9 @@ def opened(path: Path, clock: StoreClock, sync: SyncMode = "off") -> StreamStore
 
 
 def events_of(log: Path) -> list[Event]:
-    """Return what a process noted. The last line may be cut off by its end."""
+    """Return what a process noted. The last line may be cut off by its end; one that tells of a failure is no event."""
     lines = log.read_text().split("\n")[:-1]
-    return [event for line in lines for event in _decoded(line)]
+    return [event for line in lines if line[:4] in ("ack ", "try ") for event in _decoded(line)]
 
 
 def _decoded(line: str) -> list[Event]:
@@ -334,6 +339,38 @@ def _explicit(partition_key: str) -> str | None:
     return partition_key[1:] if partition_key.startswith("=") else None
 
 
+class Run(NamedTuple):
+    """What one process does."""
+
+    path: Path
+    log: Path
+    clock: StoreClock
+    name: str
+    producers: int
+    records: int
+    window: int = 0
+    reshards: int = 0
+    roles: tuple[str, ...] = ()
+    sync: SyncMode = "full"
+    plant: str | None = None
+
+    def act(self, on_open: Callable[[], object] = lambda: None) -> None:
+        """Do it in this process."""
+        plants.plant(self.plant)
+        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+        def note(events: list[Event]) -> None:
+            word = "try" if isinstance(events[0], Reshard) and events[0].end_ns is None else "ack"
+            os.write(log, f"{word} {type(events[0]).__name__} {pickle.dumps(events).hex()}\n".encode())
+
+        with opened(self.path, self.clock, self.sync) as store:
+            on_open()
+            actors = Actors(store, note)
+            for number in range(self.reshards):
+                actors.reshard_once(random.Random(number))
+            actors.act(self.name, producers=self.producers, records=self.records, window=self.window, roles=self.roles)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("path", type=Path)
@@ -349,25 +386,20 @@ def main() -> None:
     parser.add_argument("--sync", choices=("full", "normal", "off"), default="full")
     parser.add_argument("--plant", choices=plants.NAMES)
     options = parser.parse_args()
-    plants.plant(options.plant)
-    log = os.open(options.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-
-    def note(events: list[Event]) -> None:
-        word = "try" if isinstance(events[0], Reshard) and events[0].end_ns is None else "ack"
-        os.write(log, f"{word} {type(events[0]).__name__} {pickle.dumps(events).hex()}\n".encode())
-
-    with opened(options.path, StoreClock(options.origin_ns, options.hour_ns), options.sync) as store:
-        os.write(sys.stdout.fileno(), b"open\n")
-        actors = Actors(store, note)
-        for number in range(options.reshards):
-            actors.reshard_once(random.Random(number))
-        actors.act(
-            options.name,
-            producers=options.producers,
-            records=options.records,
-            window=options.window,
-            roles=options.role,
-        )
+    run = Run(
+        options.path,
+        options.log,
+        StoreClock(options.origin_ns, options.hour_ns),
+        options.name,
+        options.producers,
+        options.records,
+        options.window,
+        options.reshards,
+        tuple(options.role),
+        options.sync,
+        options.plant,
+    )
+    run.act(on_open=lambda: os.write(sys.stdout.fileno(), b"open\n"))
 
 
 if __name__ == "__main__":

@@ -24,4 +24,6 @@ ALARMS: Final[tuple[Alarm, ...]] = (
     Alarm("checkpoint-before-effect", "kill", Amount(cases=200)),
     Alarm("counter-cached", "kill", Amount(cases=200)),
     Alarm("parent-not-closed", "kill", Amount(cases=200)),
+    Alarm("trim-one-too-many", "history", Amount(cases=12)),
+    Alarm("child-numbered-from-parent", "history", Amount(cases=12)),
 )

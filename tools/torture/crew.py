@@ -9,10 +9,8 @@ was acknowledged is known whatever becomes of the process. ``ledger.py`` judges 
 import os
 import random
 import select
-import signal
 import threading
 import time
-import traceback
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,6 +23,7 @@ from streamstore import StreamStore
 from streamstore.errors import RequestError
 from streamstore.model import PutRecordResult
 from tools.torture import plants
+from tools.torture.forks import Forked, failure_line, failures_in
 
 __all__ = [
     "CONSUMER",
@@ -78,18 +77,15 @@ class Shift(NamedTuple):
 
 
 class End(NamedTuple):
-    """How a process ended: by which signal or with which status, and what it noted before."""
+    """How a process ended, and what it noted before."""
 
     name: str
-    status: int
+    status: int | None
     lines: list[str]
 
     def failures(self) -> list[str]:
         """Return what went wrong in the process before it was killed, in sentences."""
-        failed = [line.partition(" ")[2] for line in self.lines if line.startswith("failed ")]
-        if not failed and self.status != -signal.SIGKILL:
-            failed = [f"it ended with {self.status}"]
-        return [f"Process {self.name} failed: {reason}." for reason in failed]
+        return [f"Process {self.name} failed: {reason}." for reason in failures_in(self.lines, self.status)]
 
 
 def choose_shifts(dice: random.Random, *, name: str, plant: str | None) -> list[Shift]:
@@ -153,12 +149,11 @@ class Crew:
 
     def __init__(self, path: Path, log_folder: Path, shifts: Sequence[Shift], next_numbers: Sequence[int]) -> None:
         self._logs = {shift.name: log_folder / shift.name for shift in shifts}
-        self._alive: dict[int, str] = {}
-        self._statuses: dict[str, int] = {}
+        self._processes: dict[str, Forked] = {}
         self._opened, told = os.pipe()
         try:
             for shift in shifts:
-                self._alive[self._start(shift, path, told, next_numbers)] = shift.name
+                self._start(shift, path, told, next_numbers)
         finally:
             os.close(told)
 
@@ -172,7 +167,7 @@ class Crew:
     def wait_until_open(self) -> bool:
         """Wait until every process has the store open, or has ended. False: that took too long."""
         deadline_s = time.monotonic() + OPEN_S_MAX
-        for _ in range(len(self._logs)):
+        for _ in self._processes:
             ready, _, _ = select.select([self._opened], [], [], max(0.0, deadline_s - time.monotonic()))
             if not ready:
                 return False
@@ -182,19 +177,17 @@ class Crew:
 
     def kill_one(self) -> None:
         """Kill the process that was started first of those that are alive."""
-        for pid, name in self._alive.items():
-            os.kill(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
-            self._statuses[name] = os.waitstatus_to_exitcode(status)
-            del self._alive[pid]
-            return
+        for process in self._processes.values():
+            if process.status is None:
+                process.kill()
+                return
 
     def kill(self) -> None:
-        """Kill all that are alive."""
-        for pid in self._alive:
-            os.kill(pid, signal.SIGKILL)
-        while self._alive:
-            self.kill_one()
+        """Kill all that are alive, at once."""
+        for process in self._processes.values():
+            process.signal_kill()
+        for process in self._processes.values():
+            process.kill()
 
     def ends(self) -> list[End]:
         """Return what became of each, when all are dead, and forget their logs."""
@@ -202,33 +195,24 @@ class Crew:
         for name, log in self._logs.items():
             lines = log.read_text().split("\n")[:-1]
             log.unlink()
-            ends.append(End(name, self._statuses[name], lines))
+            ends.append(End(name, self._processes[name].status, lines))
         return ends
 
-    def _start(self, shift: Shift, path: Path, told: int, next_numbers: Sequence[int]) -> int:
+    def _start(self, shift: Shift, path: Path, told: int, next_numbers: Sequence[int]) -> None:
         log = os.open(self._logs[shift.name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        pid = os.fork()
-        if pid == 0:
-            _work_until_killed(shift, path, told, log, next_numbers)
-        os.close(log)
-        return pid
+        try:
+            self._processes[shift.name] = Forked(partial(_work_until_killed, shift, path, told, log, next_numbers), log)
+        finally:
+            os.close(log)
 
 
 def _work_until_killed(shift: Shift, path: Path, told: int, log: int, next_numbers: Sequence[int]) -> None:
-    """The life of a forked process. Never returns: nothing of its parent may run in it."""
-    status = 1
-    try:
-        plants.plant(shift.plant)
-        if shift.trims:
-            _trim_until_killed(path, told, log)
-        with StreamStore(path, create=False) as store:
-            os.write(told, b".")
-            _Worker(store, shift, log).work(next_numbers)
-        status = 0
-    except BaseException as error:
-        os.write(log, _failure(error).encode())
-    finally:
-        os._exit(status)
+    plants.plant(shift.plant)
+    if shift.trims:
+        _trim_until_killed(path, told, log)
+    with StreamStore(path, create=False) as store:
+        os.write(told, b".")
+        _Worker(store, shift, log).work(next_numbers)
 
 
 def _trim_until_killed(path: Path, told: int, log: int) -> None:
@@ -266,7 +250,7 @@ class _Worker:
         try:
             work()
         except BaseException as error:
-            os.write(self._log, _failure(error).encode())
+            os.write(self._log, failure_line(error))
             self._failed.set()
             raise
 
@@ -351,12 +335,6 @@ class _Worker:
         at = dice.randint(shard.hash_key_range.starting_hash_key + 1, shard.hash_key_range.ending_hash_key)
         self._store.split_shard(stream, shard.shard_id, str(at))
         return [shard.shard_id]
-
-
-def _failure(error: BaseException) -> str:
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    words = " ".join(f"{type(error).__name__} {error} at {where.name}:{where.lineno}".split())
-    return f"failed {words}\n"
 
 
 def _answer(stream: str, label: str, begin_ms: int, shard_id: str | None, sequence_number: str | None) -> str:
