@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from tools.torture.crew import Crew, choose_shifts, create_streams, delete_streams
-from tools.torture.disks import Disk, Format, lacks_disks
+from tools.torture.mounts import Disk, Format, lacks_disks
 from tools.torture.ledger import Ledger
 from tools.torture.part import Amount, Ordeal, Part
 
