@@ -8,9 +8,13 @@ up.
 """
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
+from typing import Final
 
+from streamstore.apart import ChildDiedError, Report, reports_of
 from streamstore.dialect import DIALECTS
 from streamstore.disk_format import (
     CONSUMERS_DATABASE,
@@ -43,32 +47,97 @@ from streamstore.disk_format import (
     split_idempotency_time_key,
     stream_number_of_idempotency_key,
 )
-from streamstore.engine import RECOVERY_DATABASE, Engine, ReadTransaction
+from streamstore.engine import RECOVERY_DATABASE, Engine, ObservedTransaction, ReadTransaction
 from streamstore.errors import CorruptRecordError, StorageError
 from streamstore.limits import HASH_KEY_MAX
 from streamstore.model import FirstPut, ShardCounter, StoredShard, StoredStream, StreamNumber
 from streamstore.reading import ShardReader
 from streamstore.streams import load_counter, load_format_int
 
-__all__ = ["check_store"]
+__all__ = ["check_store", "check_store_apart"]
+
+STEPS_PER_REPORT: Final = 1_000
 
 
-def check_store(path: Path | str) -> list[str]:
+def check_store(path: Path | str, *, allow_network_filesystem: bool = False) -> list[str]:
     """Return what is wrong with the store at ``path``, in sentences; an empty list means that all is well.
 
-    Opens the store beside its writers and looks at one snapshot. Raises ``StorageError`` if it cannot be opened.
+    Opens the store beside its writers and looks at one snapshot. Raises ``StorageError`` if it cannot be opened. Pages
+    that are damaged can end the process: ``check_store_apart`` is for those.
     """
-    engine = Engine(Path(path), initial=None, read_only=True, sync="full")
+    findings: list[str] = []
+    _walk(Path(path), findings.append, lambda: None, allow_network_filesystem=allow_network_filesystem)
+    return findings
+
+
+def check_store_apart(path: Path | str, *, stall_seconds: float = 60.0) -> list[str]:
+    """Like ``check_store``, in a child process: that it crashes, or hangs so long, is one more sentence and no end."""
+    findings: list[str] = []
     try:
-        return engine.read(lambda transaction: list(check_snapshot(transaction)))
+        # What was found in front of the death is kept.
+        findings.extend(filter(None, reports_of(_check_in_child, [os.fspath(path)], stall_s=stall_seconds)))
+    except ChildDiedError as death:
+        findings.append(f"The check could not be finished: the process that read {path} {death}.")
+    return findings
+
+
+def _check_in_child(report: Report, arguments: Sequence[str]) -> None:
+    steps = count(1)
+
+    def on_step() -> None:
+        if next(steps) % STEPS_PER_REPORT == 0:
+            report(None)
+
+    _walk(Path(arguments[0]), report, on_step, allow_network_filesystem=False)
+
+
+def _walk(
+    path: Path, on_finding: Callable[[str], None], on_step: Callable[[], None], *, allow_network_filesystem: bool
+) -> None:
+    engine = Engine(path, initial=None, read_only=True, sync="full", allow_network_filesystem=allow_network_filesystem)
+    told: set[str] = set()
+
+    def look(transaction: ReadTransaction) -> None:
+        for finding in check_snapshot(ObservedTransaction(transaction, on_step)):
+            if finding not in told:  # by a look that had to start again
+                told.add(finding)
+                on_finding(finding)
+
+    try:
+        engine.open_handles(on_step)
+        engine.read(look)
+    except StorageError as error:
+        on_finding(f"The check could not be finished: {error}")
     finally:
         engine.close()
 
 
 def check_snapshot(transaction: ReadTransaction) -> Iterator[str]:
     """Yield every broken invariant of one snapshot."""
-    yield from _check_format(transaction)
     streams: list[StoredStream] = []
+    yield from _as_far_as_it_goes(_check_format(transaction))
+    yield from _as_far_as_it_goes(_check_streams(transaction, streams))
+    for check in (
+        _check_consumers,
+        _check_positions,
+        _check_idempotency_keys,
+        _check_idempotency_times,
+        _check_nothing_foreign,
+        _check_totals,
+    ):
+        yield from _as_far_as_it_goes(check(transaction, streams))
+
+
+def _as_far_as_it_goes(findings: Iterator[str]) -> Iterator[str]:
+    """Yield the findings of one part, and what ended it: damaged pages there hide nothing elsewhere."""
+    try:
+        yield from findings
+    except StorageError as error:
+        yield str(error)
+
+
+def _check_streams(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
+    """Check all streams, and add them to the list."""
     for key, value in transaction.items_from(STREAMS_DATABASE, b""):
         try:
             streams.append(decode_stream(key, value))
@@ -76,12 +145,6 @@ def check_snapshot(transaction: ReadTransaction) -> Iterator[str]:
             yield f"The entry of stream {key!r} is damaged: {error}."
     for stream in streams:
         yield from _check_stream(transaction, stream)
-    yield from _check_consumers(transaction, streams)
-    yield from _check_positions(transaction, streams)
-    yield from _check_idempotency_keys(transaction, streams)
-    yield from _check_idempotency_times(transaction)
-    yield from _check_nothing_foreign(transaction, streams)
-    yield from _check_totals(transaction, streams)
 
 
 def _check_format(transaction: ReadTransaction) -> Iterator[str]:
@@ -113,7 +176,8 @@ def _check_stream(transaction: ReadTransaction, stream: StoredStream) -> Iterato
     for shard_index, shard in stream.shards.items():
         name = f"Shard {shard_index} of {stream.name}"
         yield from _check_lineage(stream, shard_index, shard, name)
-        yield from _check_shard(ShardReader(transaction, stream.number, shard_index, name), shard, name)
+        reader = ShardReader(transaction, stream.number, shard_index, name)
+        yield from _as_far_as_it_goes(_check_shard(reader, shard, name))
 
 
 def _check_lineage(stream: StoredStream, shard_index: int, shard: StoredShard, name: str) -> Iterator[str]:
@@ -228,7 +292,8 @@ def _was_given_out(stream: StoredStream, put: FirstPut, counters: dict[tuple[Str
     return counter is None or first_sequence <= put.sequence < counter.next_sequence
 
 
-def _check_idempotency_times(transaction: ReadTransaction) -> Iterator[str]:
+def _check_idempotency_times(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
+    del streams  # a time belongs to a key
     for time_key, value in transaction.items_from(IDEMPOTENCY_TIMES_DATABASE, b""):
         key, sent_ms = split_idempotency_time_key(time_key)
         stored = transaction.get(IDEMPOTENCY_KEYS_DATABASE, key)

@@ -58,7 +58,9 @@ MAY_IMPORT = {
     "settings": FOUNDATIONS | {"engine", "streams", "reshard"},
     "receipt": set[str](),
     "writer": FOUNDATIONS | ENGINE_ROOMS | {"receipt", "shards"},
-    "check": FOUNDATIONS | IN_A_TRANSACTION | {"disk_format", "engine"},
+    "apart": {"errors"},
+    "check": FOUNDATIONS | IN_A_TRANSACTION | {"apart", "disk_format", "engine"},
+    "backup": FOUNDATIONS | ENGINE_ROOMS | {"apart", "check"},
     "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
     "watch": FOUNDATIONS | {"engine", "writer"},
     "feed": {"watch", "writer"},
@@ -66,7 +68,8 @@ MAY_IMPORT = {
     "tail": FOUNDATIONS | WAITING,
     "consumer": FOUNDATIONS | WAITING | {"checkpoints", "shards", "tail"},
     "subscribe": FOUNDATIONS | WAITING | {"iterator", "reading"},
-    "opened": FOUNDATIONS | {"subscribe", "validate", "read_quota", "streams", "shards", "engine", "writer", "watch"},
+    "opened": FOUNDATIONS
+    | {"backup", "subscribe", "validate", "read_quota", "streams", "shards", "engine", "writer", "watch"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "opened"},
     "consumer_control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "control"},
     "store": FOUNDATIONS
@@ -75,7 +78,7 @@ MAY_IMPORT = {
     | WAITING
     | {"engine", "ingest", "consumer", "tail", "subscribe", "writer", "consumer_control"},
     "aio": FOUNDATIONS | {"opened", "consumer", "feed", "shards", "store", "tail", "writer"},
-    "__init__": {"errors", "model", "consumer", "feed", "store", "aio"},
+    "__init__": {"errors", "model", "check", "consumer", "feed", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack", "isal"}}
 INSTALLED_WITH_THE_CORE = {"lmdb", "msgpack"}
