@@ -1,10 +1,10 @@
 """Walks a store and yields every broken invariant as a sentence. Reads only, and never mends.
 
 What it proves: every value matches its checksum and address; each stream's open shards tile the hash keys; each
-shard has one counter and holds exactly the records that the counter says, contiguous, with arrival times that never
-go back; the tags of a stream are in order; each idempotency key names a record number that was given out, and has one
-time; each consumer has a stream, and each position a consumer; nothing in the file belongs to no stream; the totals add
-up.
+shard has one counter and holds exactly the records that the counter says, contiguous but for known losses, with arrival
+times that never go back; the tags of a stream are in order; each idempotency key names a record number that was given
+out, and has one time; each consumer has a stream, and each position a consumer; nothing in the file belongs to no
+stream; the totals add up.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from streamstore.disk_format import (
     FORMAT_DATABASE,
     IDEMPOTENCY_KEYS_DATABASE,
     IDEMPOTENCY_TIMES_DATABASE,
+    LOSSES_DATABASE,
     NEXT_STREAM_NUMBER_KEY,
     POSITIONS_DATABASE,
     SECRET_KEY,
@@ -37,6 +38,7 @@ from streamstore.disk_format import (
     decode_format_bytes,
     decode_format_int,
     decode_format_str,
+    decode_loss,
     decode_position,
     decode_stream,
     idempotency_time_key,
@@ -122,6 +124,7 @@ def check_snapshot(transaction: ReadTransaction) -> Iterator[str]:
         _check_positions,
         _check_idempotency_keys,
         _check_idempotency_times,
+        _check_losses,
         _check_nothing_foreign,
         _check_totals,
     ):
@@ -216,8 +219,9 @@ def _check_shard(reader: ShardReader, shard: StoredShard, name: str) -> Iterator
             if arrival_ms > counter.last_arrival_ms:
                 yield f"{name} has a record that arrived after its counter's last arrival."
         except CorruptRecordError as error:
-            yield str(error)
-            start = int(error.sequence_number) + 1
+            if not reader.is_known_loss(int(error.sequence_number)):
+                yield str(error)
+            start = int(error.last_sequence_number) + 1
     database = records_database(reader.stream_number, reader.shard_index)
     first_key, _ = next(reader.transaction.items_from(database, b""), (None, None))
     if first_key is not None and first_key < record_key(counter.first_sequence):
@@ -304,11 +308,36 @@ def _check_idempotency_times(transaction: ReadTransaction, streams: list[StoredS
             pass  # told of the key
 
 
+def _check_losses(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
+    counters = _sound_counters(transaction, streams)
+    addresses = {(stream.number, index) for stream in streams for index in stream.shards}
+    behind_last: tuple[StreamNumber, int, int] | None = None
+    for key, value in transaction.items_from(LOSSES_DATABASE, b""):
+        try:
+            stream_number, shard_index, lost = decode_loss(key, value)
+        except DamagedValueError as error:
+            yield f"The loss {key.hex()} is damaged: {error}."
+            continue
+        if (stream_number, shard_index) not in addresses:
+            yield f"The loss {key.hex()} belongs to no stream."
+        if behind_last is not None and (stream_number, shard_index, lost.start) <= behind_last:
+            yield f"The loss {key.hex()} is one with the loss in front of it."
+        behind_last = stream_number, shard_index, lost.stop
+        counter = counters.get((stream_number, shard_index))
+        if not lost or (counter is not None and not counter.first_sequence < lost.stop <= counter.next_sequence):
+            yield f"The loss {key.hex()} is one of numbers that its shard does not have."
+        stored, _ = next(
+            transaction.items_from(records_database(stream_number, shard_index), record_key(lost.start)), (None, b"")
+        )
+        if stored is not None and stored < record_key(lost.stop):
+            yield f"The loss {key.hex()} is one of a record that is there."
+
+
 def _check_nothing_foreign(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
     addresses = {(stream.number, index) for stream in streams for index in stream.shards}
     known = {FORMAT_DATABASE, STREAMS_DATABASE, COUNTERS_DATABASE, RECOVERY_DATABASE}
     known |= {CONSUMERS_DATABASE, POSITIONS_DATABASE}
-    known |= {IDEMPOTENCY_KEYS_DATABASE, IDEMPOTENCY_TIMES_DATABASE}
+    known |= {IDEMPOTENCY_KEYS_DATABASE, IDEMPOTENCY_TIMES_DATABASE, LOSSES_DATABASE}
     known |= {records_database(*address) for address in addresses}
     for database in transaction.databases():
         if database not in known:
