@@ -69,6 +69,7 @@ from streamstore.model import (
     UpdateShardCountResult,
     UpdateStreamResult,
 )
+from streamstore.salvage import LostRecords, SalvageResult, salvage_store
 from streamstore.store import StreamStore
 
 __all__ = [
@@ -94,6 +95,7 @@ __all__ = [
     "ListStreamConsumersResult",
     "ListStreamsResult",
     "ListTagsForStreamResult",
+    "LostRecords",
     "OutcomeUnknownError",
     "ProvisionedThroughputExceededException",
     "PutRecordResult",
@@ -104,6 +106,7 @@ __all__ = [
     "RequestError",
     "ResourceInUseException",
     "ResourceNotFoundException",
+    "SalvageResult",
     "SequenceNumberRange",
     "Shard",
     "ShardFilter",
@@ -132,4 +135,5 @@ __all__ = [
     "UpdateStreamResult",
     "check_store",
     "check_store_apart",
+    "salvage_store",
 ]

@@ -61,6 +61,12 @@ MAY_IMPORT = {
     "receipt": set[str](),
     "writer": FOUNDATIONS | ENGINE_ROOMS | {"receipt", "shards"},
     "apart": {"errors"},
+    "pages": set[str](),
+    "remains": {"disk_format", "model"},
+    "salvage": FOUNDATIONS
+    | IN_A_TRANSACTION
+    | ENGINE_ROOMS
+    | {"check", "disk_format", "pages", "remains", "routing", "validate"},
     "check": FOUNDATIONS | IN_A_TRANSACTION | {"apart", "disk_format", "engine"},
     "backup": FOUNDATIONS | ENGINE_ROOMS | {"apart", "check"},
     "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
@@ -80,7 +86,7 @@ MAY_IMPORT = {
     | WAITING
     | {"engine", "ingest", "consumer", "tail", "subscribe", "writer", "consumer_control"},
     "aio": FOUNDATIONS | {"opened", "consumer", "feed", "shards", "store", "tail", "writer"},
-    "__init__": {"errors", "model", "check", "consumer", "feed", "store", "aio"},
+    "__init__": {"errors", "model", "check", "salvage", "consumer", "feed", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack", "isal"}}
 INSTALLED_WITH_THE_CORE = {"lmdb", "msgpack"}

@@ -20,6 +20,7 @@ from streamstore import (
     StreamStoreError,
     SyncMode,
     check_store_apart,
+    salvage_store,
 )
 from streamstore.cli.ending import CommandError, Interrupted, UsageError, say, standard_output, tidy_ending
 from streamstore.cli.lines import (
@@ -71,6 +72,10 @@ BACKUP_EXAMPLES: Final = """\b
 Examples:
   streamstore backup ./events /mnt/backup/events-monday --compact
   streamstore get /mnt/backup/events-monday clicks | wc -l
+"""
+SALVAGE_EXAMPLES: Final = """\b
+Example:
+  streamstore check ./events || streamstore salvage ./events ./events-salvaged
 """
 
 app = typer.Typer(
@@ -305,6 +310,30 @@ def backup(
         with StreamStore(store, create=False, read_only=True) as opened:
             opened.backup(path, compact=compact)
         say(f"copied {store} to {path}: {plural(folder_bytes(path), 'byte')}")
+
+
+@app.command(epilog=SALVAGE_EXAMPLES)
+def salvage(
+    store: StoreArgument,
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder of the new store.", show_default=False)],
+) -> None:
+    """Make a new store of every record in a damaged one that still proves itself. STORE is only read.
+
+    Prints each loss in a sentence, and a summary on standard error. Ends with 0 if nothing is lost, with 1 if
+    something is, and with 2 if there is nothing to salvage; then nothing is at NEW. Records keep their numbers, and
+    whoever reads a lost one is told so.
+    """
+    with tidy_ending():
+        try:
+            result = salvage_store(store, new)
+        except StreamStoreError as error:
+            raise UsageError(str(error)) from error
+        with standard_output() as output:
+            output.writelines(f"{finding}\n".encode() for finding in result.findings)
+        summary = f"{plural(result.record_count, 'record')} of {plural(result.stream_count, 'stream')} are in {new}"
+        if result.findings:
+            raise CommandError(f"{summary}; {plural(result.lost_record_count, 'record')} lost.")
+        say(f"{summary}; nothing is lost")
 
 
 def folder_bytes(path: Path) -> int:
