@@ -10,6 +10,7 @@
 """
 
 from streamstore.aio import AsyncFeed, AsyncStreamConsumer, AsyncStreamStore
+from streamstore.check import check_store, check_store_apart
 from streamstore.consumer import StreamConsumer
 from streamstore.errors import (
     CorruptRecordError,
@@ -129,4 +130,6 @@ __all__ = [
     "TrimResult",
     "UpdateShardCountResult",
     "UpdateStreamResult",
+    "check_store",
+    "check_store_apart",
 ]
