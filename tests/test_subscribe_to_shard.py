@@ -129,7 +129,12 @@ def test_the_continuation_goes_on_behind_the_last_record(store: StreamStore, arn
 def commits_wake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but a commit ends the waiting: so a feed knows the time by the clock of the store alone."""
     wait = watch_module.CommitBell.wait
-    monkeypatch.setattr(watch_module.CommitBell, "wait", lambda bell, _timeout_s: wait(bell, None))
+
+    def wait_for_ever(bell: watch_module.CommitBell, timeout_s: float | None) -> bool:
+        del timeout_s
+        return wait(bell, None)
+
+    monkeypatch.setattr(watch_module.CommitBell, "wait", wait_for_ever)
 
 
 @pytest.mark.usefixtures("commits_wake")
