@@ -121,6 +121,21 @@ class OpenStore:
     def __repr__(self) -> str:
         return f"StreamStore({os.fspath(self.path)!r})"
 
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect that the store was created with."""
+        return self._dialect
+
+    @property
+    def account_id(self) -> str:
+        """What ARNs show, where the dialect has any."""
+        return self._account_id
+
+    @property
+    def region(self) -> str:
+        """What ARNs show, where the dialect has any."""
+        return self._region
+
     def submit(self, request: Request[object]) -> None:
         """Let the writer commit a request that says itself where its answer goes."""
         self._writable().submit(request)
