@@ -140,7 +140,7 @@ class OpenStore:
         """Let the writer commit a request that says itself where its answer goes."""
         self._writable().submit(request)
 
-    def _stream_arn(self, stream_name: str) -> str:
+    def stream_arn(self, stream_name: str) -> str:
         """Return the ARN of a stream. It ends in the name, behind a slash if anything is in front of it."""
         return self._dialect.stream_arn(stream_name, region=self._region, account_id=self._account_id)
 

@@ -103,9 +103,13 @@ WIRE_MAY_IMPORT = {
     "validation": {"refusal", "shapes"},
     "protocol": {"http", "refusal", "shapes"},
     "arguments": {"refusal"},
-    "actions": {"arguments", "inputs", "members", "refusal", "shapes"},
+    "record_actions": {"arguments", "members", "refusal"},
+    "stream_actions": {"arguments", "members", "refusal"},
+    "side_actions": {"arguments", "members", "refusal"},
+    "actions": {"arguments", "inputs", "record_actions", "shapes", "side_actions", "stream_actions"},
+    "words": {"arguments", "members", "refusal"},
     "eventstream": {"members", "protocol", "refusal"},
-    "dispatch": {"actions", "arguments", "eventstream", "http", "protocol", "refusal", "validation"},
+    "dispatch": {"actions", "arguments", "eventstream", "http", "protocol", "refusal", "validation", "words"},
     "app": {"dispatch", "http"},
     "__init__": {"app", "dispatch", "http", "refusal"},
 }
@@ -123,7 +127,7 @@ MAY_READ_CLOCKS = {
 
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 TOP_LEVEL = {"pyproject.toml", "README.md", "streamstore", "tests", "benchmarks", "tools"}
-TEST_SUPPORT = {"__init__", "conftest", "reference", "damage", "children", "commits", "interrupts"}
+TEST_SUPPORT = {"__init__", "conftest", "reference", "damage", "children", "commits", "interrupts", "wire"}
 
 Source = tuple[str, ast.Module, str]
 
