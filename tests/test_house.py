@@ -23,6 +23,7 @@ IN_A_TRANSACTION = {
     "checkpoints",
     "consumers",
     "idempotency",
+    "losses",
     "streams",
     "reading",
     "retention",
@@ -49,16 +50,25 @@ MAY_IMPORT = {
     "process": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "consumers": FOUNDATIONS | {"disk_format", "engine"},
     "idempotency": FOUNDATIONS | {"disk_format", "engine"},
-    "streams": FOUNDATIONS | {"routing", "disk_format", "engine", "consumers", "idempotency"},
-    "reading": FOUNDATIONS | {"disk_format", "engine", "streams"},
-    "retention": FOUNDATIONS | {"disk_format", "engine", "streams", "reading"},
+    "losses": FOUNDATIONS | {"disk_format", "engine"},
+    "streams": FOUNDATIONS | {"routing", "disk_format", "engine", "consumers", "idempotency", "losses"},
+    "reading": FOUNDATIONS | {"disk_format", "engine", "losses", "streams"},
+    "retention": FOUNDATIONS | {"disk_format", "engine", "losses", "streams", "reading"},
     "checkpoints": FOUNDATIONS | {"disk_format", "engine", "consumers", "reading"},
-    "shards": FOUNDATIONS | {"disk_format", "engine", "idempotency", "streams", "retention"},
+    "shards": FOUNDATIONS | {"disk_format", "engine", "idempotency", "losses", "streams", "retention"},
     "reshard": FOUNDATIONS | {"routing", "engine", "streams"},
     "settings": FOUNDATIONS | {"engine", "streams", "reshard"},
     "receipt": set[str](),
     "writer": FOUNDATIONS | ENGINE_ROOMS | {"receipt", "shards"},
-    "check": FOUNDATIONS | IN_A_TRANSACTION | {"disk_format", "engine"},
+    "apart": {"errors"},
+    "pages": set[str](),
+    "remains": {"disk_format", "model"},
+    "salvage": FOUNDATIONS
+    | IN_A_TRANSACTION
+    | ENGINE_ROOMS
+    | {"check", "disk_format", "pages", "remains", "routing", "validate"},
+    "check": FOUNDATIONS | IN_A_TRANSACTION | {"apart", "disk_format", "engine"},
+    "backup": FOUNDATIONS | ENGINE_ROOMS | {"apart", "check"},
     "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
     "watch": FOUNDATIONS | {"engine", "writer"},
     "feed": {"watch", "writer"},
@@ -66,7 +76,8 @@ MAY_IMPORT = {
     "tail": FOUNDATIONS | WAITING,
     "consumer": FOUNDATIONS | WAITING | {"checkpoints", "shards", "tail"},
     "subscribe": FOUNDATIONS | WAITING | {"iterator", "reading"},
-    "opened": FOUNDATIONS | {"subscribe", "validate", "read_quota", "streams", "shards", "engine", "writer", "watch"},
+    "opened": FOUNDATIONS
+    | {"backup", "subscribe", "validate", "read_quota", "streams", "shards", "engine", "writer", "watch"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "opened"},
     "consumer_control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "control"},
     "store": FOUNDATIONS
@@ -75,11 +86,34 @@ MAY_IMPORT = {
     | WAITING
     | {"engine", "ingest", "consumer", "tail", "subscribe", "writer", "consumer_control"},
     "aio": FOUNDATIONS | {"opened", "consumer", "feed", "shards", "store", "tail", "writer"},
-    "__init__": {"errors", "model", "consumer", "feed", "store", "aio"},
+    "__init__": {"errors", "model", "check", "salvage", "consumer", "feed", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack", "isal"}}
 INSTALLED_WITH_THE_CORE = {"lmdb", "msgpack"}
 CLI_MAY_IMPORT_FROM_OUTSIDE = {"typer", "rich"}
+
+# The rooms of the wire see the front door of the store, its foundations and its rules, and the rooms named here.
+WIRE_SEES = FOUNDATIONS | {"__init__", "validate"}
+WIRE_MAY_IMPORT = {
+    "http": set[str](),
+    "shapes": set[str](),
+    "members": {"shapes"},
+    "inputs": {"shapes"},
+    "refusal": set[str](),
+    "validation": {"refusal", "shapes"},
+    "protocol": {"http", "refusal", "shapes"},
+    "arguments": {"refusal"},
+    "record_actions": {"arguments", "members", "refusal"},
+    "stream_actions": {"arguments", "members", "refusal"},
+    "side_actions": {"arguments", "members", "refusal"},
+    "actions": {"arguments", "inputs", "record_actions", "shapes", "side_actions", "stream_actions"},
+    "words": {"arguments", "members", "refusal"},
+    "eventstream": {"members", "protocol", "refusal"},
+    "dispatch": {"actions", "arguments", "eventstream", "http", "protocol", "refusal", "validation", "words"},
+    "app": {"dispatch", "http"},
+    "__init__": {"app", "dispatch", "http", "refusal"},
+}
+WIRE_MAY_IMPORT_FROM_OUTSIDE = {"protocol": {"cbor2"}}
 
 CLOCKS = {
     "time": {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "localtime", "gmtime"},
@@ -93,7 +127,7 @@ MAY_READ_CLOCKS = {
 
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 TOP_LEVEL = {"pyproject.toml", "README.md", "streamstore", "tests", "benchmarks", "tools"}
-TEST_SUPPORT = {"__init__", "conftest", "reference", "damage", "children", "commits", "interrupts"}
+TEST_SUPPORT = {"__init__", "conftest", "reference", "damage", "children", "commits", "interrupts", "wire"}
 
 Source = tuple[str, ast.Module, str]
 
@@ -104,6 +138,7 @@ def source_of(path: Path) -> Source:
 
 
 CORE = [source_of(path) for path in sorted(PACKAGE.glob("*.py"))]
+WIRE = [source_of(path) for path in sorted((PACKAGE / "wire").rglob("*.py"))]
 CLI = [source_of(path) for path in sorted((PACKAGE / "cli").rglob("*.py"))]
 TESTS = [source_of(path) for path in sorted((ROOT / "tests").glob("*.py"))]
 
@@ -131,7 +166,12 @@ def imported(module: ast.Module) -> Iterator[str]:
 def rooms_imported(module: ast.Module) -> set[str]:
     parts = [name.split(".") for name in imported(module)]
     rooms = {part[1] if len(part) > 1 else "__init__" for part in parts if part[0] == "streamstore"}
-    return rooms & (MAY_IMPORT.keys() | {"cli"})
+    return rooms & (MAY_IMPORT.keys() | {"cli", "wire"})
+
+
+def wire_rooms_imported(module: ast.Module) -> set[str]:
+    parts = [name.split(".") for name in imported(module) if name.startswith("streamstore.wire")]
+    return {part[2] if len(part) > 2 else "__init__" for part in parts}
 
 
 def imported_from_outside(module: ast.Module) -> set[str]:
@@ -204,20 +244,32 @@ def test_the_command_sees_the_front_door_only(source: Source) -> None:
     assert imported_from_outside(source[1]) <= CLI_MAY_IMPORT_FROM_OUTSIDE
 
 
-def test_the_walls_are_without_a_circle() -> None:
+def test_every_room_of_the_wire_has_its_walls() -> None:
+    assert {room_of(source) for source in WIRE} == WIRE_MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("source", WIRE, ids=name_of)
+def test_the_wire_sees_the_front_door_and_foundations_only(source: Source) -> None:
+    assert rooms_imported(source[1]) - {"wire"} <= WIRE_SEES
+    assert wire_rooms_imported(source[1]) <= WIRE_MAY_IMPORT[room_of(source)]
+    assert imported_from_outside(source[1]) <= WIRE_MAY_IMPORT_FROM_OUTSIDE.get(room_of(source), set())
+
+
+@pytest.mark.parametrize("walls", [MAY_IMPORT, WIRE_MAY_IMPORT], ids=["core", "wire"])
+def test_the_walls_are_without_a_circle(walls: dict[str, set[str]]) -> None:
     """Rooms of the engine may see each other; all other rooms stand above what they import."""
-    above: dict[str, set[str]] = {room: seen - ENGINE_ROOMS - {room} for room, seen in MAY_IMPORT.items()}
+    above: dict[str, set[str]] = {room: seen - ENGINE_ROOMS - {room} for room, seen in walls.items()}
     while ground := [room for room, seen in above.items() if not seen]:
         above = {room: seen - set(ground) for room, seen in above.items() if room not in ground}
     assert above == {}
 
 
-@pytest.mark.parametrize("source", CORE, ids=name_of)
+@pytest.mark.parametrize("source", CORE + WIRE, ids=name_of)
 def test_only_the_operations_read_the_clock(source: Source) -> None:
     assert clocks_read(source[1]) - MAY_READ_CLOCKS.get(room_of(source), set()) == set()
 
 
-@pytest.mark.parametrize("source", CORE + CLI, ids=name_of)
+@pytest.mark.parametrize("source", CORE + WIRE + CLI, ids=name_of)
 def test_no_type_is_any(source: Source) -> None:
     names = {node.id for node in ast.walk(source[1]) if isinstance(node, ast.Name)}
     names |= {node.attr for node in ast.walk(source[1]) if isinstance(node, ast.Attribute)}
@@ -225,7 +277,7 @@ def test_no_type_is_any(source: Source) -> None:
     assert "Any" not in names
 
 
-@pytest.mark.parametrize("source", CORE, ids=name_of)
+@pytest.mark.parametrize("source", CORE + WIRE, ids=name_of)
 def test_the_package_prints_nothing(source: Source) -> None:
     calls = [node.func for node in ast.walk(source[1]) if isinstance(node, ast.Call)]
     assert "print" not in {call.id for call in calls if isinstance(call, ast.Name)}
@@ -233,12 +285,12 @@ def test_the_package_prints_nothing(source: Source) -> None:
     assert "sys.stderr" not in source[2]
 
 
-@pytest.mark.parametrize("source", CORE + CLI, ids=name_of)
+@pytest.mark.parametrize("source", CORE + WIRE + CLI, ids=name_of)
 def test_nothing_is_left_to_do(source: Source) -> None:
     assert re.findall(r"\b(TODO|FIXME|XXX|HACK)\b", source[2]) == []
 
 
-@pytest.mark.parametrize("source", CORE + CLI, ids=name_of)
+@pytest.mark.parametrize("source", CORE + WIRE + CLI, ids=name_of)
 def test_every_module_says_what_it_is_for(source: Source) -> None:
     assert ast.get_docstring(source[1])
 

@@ -143,9 +143,17 @@ def _ending_too_low(shard: StoredShard) -> int | None:
 
 
 def _trim_one_too_many(
-    transaction: WriteTransaction, known: KnownShard, counter: ShardCounter, *, horizon_ms: int, records_max: int
+    transaction: WriteTransaction,
+    known: KnownShard,
+    counter: ShardCounter,
+    *,
+    horizon_ms: int,
+    records_max: int,
+    damaged_max: int | None,
 ) -> ShardCounter:
-    trimmed = trim_shard(transaction, known, counter, horizon_ms=horizon_ms, records_max=records_max)
+    trimmed = trim_shard(
+        transaction, known, counter, horizon_ms=horizon_ms, records_max=records_max, damaged_max=damaged_max
+    )
     if not counter.first_sequence < trimmed.first_sequence < trimmed.next_sequence:
         return trimmed
     transaction.delete_before(known.database, record_key(trimmed.first_sequence + 1))
