@@ -78,6 +78,13 @@ def next_line(process: subprocess.Popen[str]) -> str:
     return line.rstrip("\n")
 
 
+def lines_until_killed(process: "subprocess.Popen[str]") -> list[str]:
+    """Kill the process, with its own children, and return what else it had printed, without a line cut off by that."""
+    assert process.stdout is not None
+    os.killpg(process.pid, signal.SIGKILL)
+    return process.stdout.read().split("\n")[:-1]
+
+
 def tell(process: subprocess.Popen[str], line: str = "") -> None:
     """Give the process a line to read."""
     assert process.stdin is not None

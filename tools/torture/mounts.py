@@ -11,18 +11,25 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["Disk", "Format", "lacks_disks", "own_mounts"]
+__all__ = ["Disk", "Format", "MountError", "lacks_disks", "own_mounts"]
 
 CLONE_NEWNS: Final = 0x00020000
 FS_IOC_SHUTDOWN: Final = 0x8004587D
 NO_LOG_FLUSH: Final = struct.pack("I", 2)
 PROBE_BYTES: Final = 2**20
+MOUNT_S_MAX: Final = 2.0
+MOUNT_PAUSE_S: Final = 0.02
 REPAIRED: Final = 2
 """The highest status of e2fsck with which all is mended."""
+
+
+class MountError(Exception):
+    """A filesystem could not be made, mounted or unmounted."""
 
 
 class Format(NamedTuple):
@@ -51,14 +58,25 @@ class Disk:
     def mounted(self) -> Generator[Path]:
         """Mount it for the length of the block."""
         options = ",".join(("loop", self._format.mount_options)).rstrip(",")
-        _run("mount", "-t", "ext4", "-o", options, self._image, self.mount_point)
+        self._mount(options)
         try:
             yield self.mount_point
         finally:
             try:
                 _run("umount", self.mount_point)
-            except subprocess.CalledProcessError:  # a process that dies slowly has it
+            except MountError:  # a process that dies slowly has it
                 _run("umount", "--lazy", self.mount_point)
+
+    def _mount(self, options: str) -> None:
+        """Mount it. While the loop device of the last mount is on its way out, that is refused."""
+        deadline_s = time.monotonic() + MOUNT_S_MAX
+        while True:
+            try:
+                return _run("mount", "-t", "ext4", "-o", options, self._image, self.mount_point)
+            except MountError:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(MOUNT_PAUSE_S)
 
     def lose_power(self) -> None:
         """From now on nothing gets to the disk, not even what the journal has waiting."""
@@ -97,10 +115,11 @@ def lacks_disks() -> str | None:
             own_mounts()
             with Disk(Path(folder), PROBE_BYTES, Format("probe", "^has_journal")).mounted():
                 return None
-        except (OSError, subprocess.CalledProcessError):
+        except (OSError, MountError):
             return "loop mounts"
 
 
 def _run(*words: str | Path) -> None:
-    command: Sequence[str | Path] = words
-    subprocess.run(command, check=True, capture_output=True)
+    result = subprocess.run([*words], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise MountError(f"{' '.join(map(str, words))}: {result.stderr.strip()}")

@@ -8,11 +8,11 @@ from unittest import mock
 from streamstore import disk_format
 from streamstore.consumer import Checkpoint, ConsumerPlace, StreamConsumer
 from streamstore.disk_format import record_key
-from streamstore.engine import ReadTransaction, WriteTransaction
+from streamstore.engine import Engine, ReadTransaction, WriteTransaction
 from streamstore.errors import StreamStoreError
 from streamstore.folder import FolderLock, StoreFolder
 from streamstore.idempotency import StreamKeys
-from streamstore.model import EntryLike, PutRecordsResult, ShardCounter, StoredShard, StreamNumber
+from streamstore.model import EntryLike, PutRecordsResult, ShardCounter, StoredShard, StreamNumber, SyncMode
 from streamstore.retention import trim_shard
 from streamstore.shards import PutOutcome, ShardAppender, result_of_put_records
 from streamstore.streams import KnownShard, load_counter
@@ -42,6 +42,8 @@ NAMES: Final = (
     "trim-one-too-many",
     "checkpoint-before-effect",
     "counter-cached",
+    "sync-off",
+    "metasync-off",
 )
 
 
@@ -71,6 +73,10 @@ def plant(name: str | None) -> None:
         mock.patch.object(StreamConsumer, "checkpoint_with_records", _checkpoint_then_put).start()
     elif name == "counter-cached":
         _cache_counters()
+    elif name == "sync-off":
+        mock.patch.object(Engine, "_map_environment", _map_with_sync("off")).start()
+    elif name == "metasync-off":
+        mock.patch.object(Engine, "_map_environment", _map_with_sync("normal")).start()
 
 
 def _save_those_of_the_commit_before() -> Callable[[StreamKeys], None]:
@@ -116,6 +122,17 @@ def _cache_counters() -> None:
     mock.patch("streamstore.shards.load_counter", load).start()
     mock.patch.object(ShardAppender, "_save_counter", save).start()
     mock.patch.object(ShardAppender, "_check_counter").start()  # which would refuse it
+
+
+def _map_with_sync(sync: SyncMode) -> Callable[[Engine], object]:
+    """Like ``Engine._map_environment``, whatever the store was opened with."""
+    map_environment = cast(Callable[[Engine], object], vars(Engine)["_map_environment"])
+
+    def map_less_safely(engine: Engine) -> object:
+        vars(engine)["_sync"] = sync
+        return map_environment(engine)
+
+    return map_less_safely
 
 
 def _answer_when_applied(writer: Writer, apply: Callable[[ShardAppender], T], *, payload_bytes: int = 0) -> T:

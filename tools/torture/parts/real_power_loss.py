@@ -6,14 +6,13 @@ what the store has synced must be there all the same.
 """
 
 import random
-import subprocess
 import time
 from pathlib import Path
 from typing import Final
 
 from tools.torture.crew import Crew, choose_shifts, create_streams, delete_streams
-from tools.torture.mounts import Disk, Format, lacks_disks
 from tools.torture.ledger import Ledger
+from tools.torture.mounts import Disk, Format, MountError, lacks_disks
 from tools.torture.part import Amount, Ordeal, Part
 
 __all__ = ["PART"]
@@ -85,7 +84,7 @@ def run(ordeal: Ordeal) -> None:
             if mode.name not in machines:
                 folder = ordeal.memory_folder / f"{mode.name} {case}"
                 machines[mode.name] = Machine(folder, mode, ordeal.plant)
-        except subprocess.CalledProcessError:
+        except MountError:
             ordeal.skip(f"no ext4 with {mode.name} here")
             continue
         problems = machines[mode.name].lose_power(ordeal.dice(case), f"p{case}", ordeal)
