@@ -1,0 +1,24 @@
+"""One request and one answer, as far as the wire cares: no server and no client of HTTP is seen behind them."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import NamedTuple
+
+__all__ = ["WireRequest", "WireResponse"]
+
+
+class WireRequest(NamedTuple):
+    """A request that has come whole. ``headers`` have lower-case names; ``query`` is without its question mark."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class WireResponse(NamedTuple):
+    """An answer. A body that is no bytes is a stream: it comes in frames, and is awaited if the answer was."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes | Iterator[bytes] | AsyncIterator[bytes]
