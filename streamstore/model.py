@@ -41,6 +41,7 @@ __all__ = [
     "ShardFilter",
     "ShardFilterType",
     "ShardIteratorType",
+    "StorageInfo",
     "StoredConsumer",
     "StoredShard",
     "StoredStream",
@@ -514,6 +515,19 @@ class ConsumerLag:
     record_count: int
     millis_behind_latest: int
     records_by_shard: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StorageInfo:
+    """The file of a store, and who reads it.
+
+    ``map_bytes`` is the address space that the file may grow into before it is mapped anew. ``reader_slots_used`` is
+    how many threads of all processes have ever read at the same time.
+    """
+
+    file_bytes: int
+    map_bytes: int
+    reader_slots_used: int
 
 
 @dataclass(frozen=True, slots=True)

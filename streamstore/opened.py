@@ -14,7 +14,7 @@ from streamstore.dialect import YANDEX, Dialect
 from streamstore.engine import Engine, WriteTransaction
 from streamstore.errors import InvalidArgumentException
 from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, MAP_BYTES_MAX, MAP_BYTES_MIN, REGION_DEFAULT
-from streamstore.model import DialectName, StoredStream, SyncMode
+from streamstore.model import DialectName, StorageInfo, StoredStream, SyncMode
 from streamstore.read_quota import ReadQuotas
 from streamstore.shards import ShardAppender
 from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
@@ -28,7 +28,7 @@ from streamstore.validate import (
     parse_whole_number,
 )
 from streamstore.watch import CommitWatch
-from streamstore.writer import Change, Request, Writer
+from streamstore.writer import Change, CommitObserver, CommitReport, Request, Writer
 
 __all__ = ["OpenStore", "system_clock_ms"]
 
@@ -102,6 +102,18 @@ class OpenStore:
 
     def __repr__(self) -> str:
         return f"StreamStore({os.fspath(self.path)!r})"
+
+    def observe_commits(self, tell: Callable[[CommitReport], None]) -> None:
+        """Tell of each commit from now on; who told before is told no more. ``tell`` must not fail, wait or put.
+
+        It is called on the thread that commits, when the answers are given. Raises ``InvalidArgumentException`` if the
+        store is open for reading only.
+        """
+        self._writable().observe(CommitObserver(tell, time.perf_counter))
+
+    def storage_info(self) -> StorageInfo:
+        """Return how large the file is and how many readers have used it. Raises what any read raises."""
+        return self._engine.storage_info()
 
     def submit(self, request: Request[object]) -> None:
         """Let the writer commit a request that says itself where its answer goes."""

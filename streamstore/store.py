@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final
 
-from streamstore.checkpoints import lag_of_consumer, open_consumer, positions_at
+from streamstore.checkpoints import lag_of_consumer, lags_of_consumers, open_consumer, positions_at
 from streamstore.consumer import ConsumerPlace, StreamConsumer
 from streamstore.consumer_control import ConsumerControl
 from streamstore.engine import ReadTransaction
@@ -396,6 +396,19 @@ class StreamStore(ConsumerControl):
                 name,
                 dialect=self._dialect,
                 now_ms=now_ms,
+            )
+        )
+
+    def describe_consumer_lags(self, stream_name: str) -> Mapping[str, ConsumerLag]:
+        """Return the lag of every consumer that ``consumer`` has ever opened, by name, in one snapshot.
+
+        Raises ``InvalidArgumentException``, ``ResourceNotFoundException`` (no such stream), ``StorageError``.
+        """
+        now_ms = self._clock()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        return self._engine.read(
+            lambda transaction: lags_of_consumers(
+                transaction, self._catalog.load(transaction, name).stored, dialect=self._dialect, now_ms=now_ms
             )
         )
 

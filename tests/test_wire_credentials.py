@@ -45,9 +45,9 @@ def sentence(path: Path) -> str:
     return text
 
 
-def may(key: AccessKey, action: str, *stream_names: str) -> bool:
+def may(key: AccessKey, action: str, stream_name: str | None = None) -> bool:
     try:
-        key.check_action(action, stream_names)
+        key.check_action(action, stream_name)
     except DeniedError as error:
         denied = error
     else:
@@ -85,10 +85,10 @@ def test_every_member_of_a_key_is_read(path: Path) -> None:
 def test_a_key_may_use_only_the_streams_that_it_names() -> None:
     key = AccessKey("AKID", SECRET, streams=("clicks", "orders-*"))
     assert may(key, "PutRecord", "clicks")
-    assert may(key, "PutRecord", "orders-", "orders-7")
+    assert may(key, "PutRecord", "orders-")
+    assert may(key, "PutRecord", "orders-7")
     assert not may(key, "PutRecord", "Clicks")
     assert not may(key, "PutRecord", "clicks2")
-    assert not may(key, "PutRecord", "clicks", "other")
     assert not may(key, "ListStreams")
 
 

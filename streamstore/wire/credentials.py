@@ -56,13 +56,12 @@ class AccessKey:
     session_token: str | None = field(default=None, repr=False)
     expires: datetime | None = None
 
-    def check_action(self, action: str, stream_names: Collection[str]) -> None:
-        """Refuse what the key may not do, or not with one of the streams. An action on no stream needs all of them."""
+    def check_action(self, action: str, stream_name: str | None) -> None:
+        """Refuse what the key may not do, or not with this stream. An action on no stream needs all of them."""
         if not self._may_do(action):
             self._deny(action, "")
-        for stream_name in stream_names or (ALL,):
-            if not _matches(stream_name, self.streams):
-                self._deny(action, f" on the stream {stream_name}" if stream_names else " on all streams")
+        if ALL not in self.streams and (stream_name is None or not _matches(stream_name, self.streams)):
+            self._deny(action, " on all streams" if stream_name is None else f" on the stream {stream_name}")
 
     def _may_do(self, action: str) -> bool:
         return _matches(action, self.actions) and (not self.read_only or _matches(action, READING))

@@ -10,6 +10,7 @@ signature are understood, the header ``Authorization`` and the query of a presig
 Sources: "Create a signed AWS API request" in the IAM user guide; the texts are those that Kinesis answers.
 """
 
+import contextlib
 import functools
 import hmac
 import re
@@ -37,7 +38,7 @@ SERVICE: Final = "kinesis"  # of both dialects
 CLOCK_SKEW_MAX: Final = timedelta(minutes=15)
 PRESIGNED_S_MAX: Final = 604_800
 TIME_FORMAT: Final = "%Y%m%dT%H%M%SZ"
-TIME_PATTERN: Final = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
+TIME_PATTERN: Final = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
 SCOPE_PARTS: Final = 5
 HEADER_PARAMETERS: Final = ("Credential", "Signature", "SignedHeaders")
 QUERY_PARAMETERS: Final = (
@@ -60,7 +61,7 @@ class RequestSignature:
     """What a request says about its signature, before any of it is believed.
 
     ``valid_for`` is how long it may be used after ``signed_at``: the allowed skew, or what a presigned URL says.
-    ``query`` is the query that was signed, in its canonical form.
+    ``signed_at_text`` is ``signed_at`` as it was sent. ``query`` is the query that was signed, in its canonical form.
     """
 
     access_key_id: str
@@ -71,6 +72,7 @@ class RequestSignature:
     signed_headers: tuple[str, ...]
     signature: str
     signed_at: datetime
+    signed_at_text: str
     valid_for: timedelta
     session_token: str | None
     query: str
@@ -109,11 +111,11 @@ def check_scope(signature: RequestSignature, *, region: str) -> None:
         problems.append(
             f"Credential should be scoped with a valid terminator: '{TERMINATOR}', not '{signature.terminator}'. "
         )
-    signed_at = signature.signed_at.strftime(TIME_FORMAT)
-    if signature.date != signed_at[:8]:
+    day = signature.signed_at_text[:8]
+    if signature.date != day:
         problems.append(
             "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: "
-            f"'{signature.date}' != '{signed_at[:8]}', from '{signed_at}'. "
+            f"'{signature.date}' != '{day}', from '{signature.signed_at_text}'. "
         )
     if problems:
         raise DeniedError(Denial.WRONG_SIGNATURE, "".join(problems).strip())
@@ -122,7 +124,7 @@ def check_scope(signature: RequestSignature, *, region: str) -> None:
 def check_time(signature: RequestSignature, *, now: datetime) -> None:
     """Refuse what was signed longer ago than it is valid for, or more than 15 minutes ahead."""
     earliest, latest = now - signature.valid_for, now + CLOCK_SKEW_MAX
-    signed_at = signature.signed_at.strftime(TIME_FORMAT)
+    signed_at = signature.signed_at_text
     if signature.signed_at < earliest:
         minutes = signature.valid_for // timedelta(minutes=1)
         raise DeniedError(
@@ -154,7 +156,7 @@ def check_signature(request: WireRequest, signature: RequestSignature, *, key: b
     string_to_sign = "\n".join(
         (
             ALGORITHM,
-            signature.signed_at.strftime(TIME_FORMAT),
+            signature.signed_at_text,
             signature.scope,
             sha256(canonical.encode("latin-1", "replace")).hexdigest(),
         )
@@ -245,6 +247,7 @@ def _parse_parts(
         signed_headers=tuple(sorted(signed_headers.lower().split(";"))),
         signature=signature,
         signed_at=_parse_time(signed_at),
+        signed_at_text=signed_at,
         valid_for=valid_for,
         session_token=session_token,
         query=query,
@@ -252,11 +255,11 @@ def _parse_parts(
 
 
 def _parse_time(text: str) -> datetime:
-    try:
-        if TIME_PATTERN.fullmatch(text):
-            return datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
-    except ValueError:
-        pass
+    match = TIME_PATTERN.fullmatch(text)
+    if match:
+        year, month, day, hour, minute, second = map(int, match.groups())
+        with contextlib.suppress(ValueError):
+            return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     raise DeniedError(Denial.INCOMPLETE, "X-Amz-Date must be of the form YYYYMMDDTHHMMSSZ, in UTC.")
 
 
