@@ -34,6 +34,7 @@ from streamstore.errors import (
 from streamstore.feed import Feed
 from streamstore.model import (
     ChildShard,
+    CommitReport,
     Consumer,
     ConsumerDescription,
     ConsumerLag,
@@ -76,6 +77,7 @@ __all__ = [
     "AsyncStreamConsumer",
     "AsyncStreamStore",
     "ChildShard",
+    "CommitReport",
     "Consumer",
     "ConsumerDescription",
     "ConsumerLag",

@@ -252,6 +252,13 @@ class AsyncStreamStore:
         self._outboxes: dict[asyncio.AbstractEventLoop, _Outbox] = {}
         self._last_outbox: _Outbox | None = None
 
+    @classmethod
+    def of(cls, store: StreamStore) -> Self:
+        """Return the awaited operations of a store that is open, and that its opener closes."""
+        awaited = cls(store.path)  # which opens nothing before it is entered
+        awaited._opened = store
+        return awaited
+
     async def __aenter__(self) -> Self:
         self._opened = await asyncio.to_thread(self._open)
         return self

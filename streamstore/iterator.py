@@ -6,6 +6,7 @@ Never put anything into a token that its holder must not read: it is signed, not
 """
 
 import base64
+import contextlib
 import hmac
 import re
 import struct
@@ -37,6 +38,7 @@ __all__ = [
     "parse_consumers_token",
     "parse_next_token",
     "parse_shard_iterator",
+    "parse_stream_of_token",
     "parse_streams_token",
 ]
 
@@ -163,6 +165,14 @@ def parse_consumers_token(token: object, *, now_ms: int, secret: bytes) -> Consu
     _, stream_number, created_ms = CONSUMERS_TOKEN_LAYOUT.unpack_from(payload)
     _refuse_expired_page(created_ms, now_ms)
     return ConsumersPage(StreamNumber(stream_number), payload[CONSUMERS_TOKEN_LAYOUT.size :].decode())
+
+
+def parse_stream_of_token(token: object, *, secret: bytes) -> str | None:
+    """Return the stream that a token of any kind and any age belongs to; None for a page in the list of streams."""
+    for version, layout in ((SHARD_ITERATOR_VERSION, SHARD_ITERATOR_LAYOUT), (NEXT_TOKEN_VERSION, NEXT_TOKEN_LAYOUT)):
+        with contextlib.suppress(InvalidArgumentException):
+            return _parse(token, version, secret, argument="token")[layout.size :].decode()
+    return None
 
 
 def _refuse_expired_page(created_ms: int, now_ms: int) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 RECORD_DATA_BYTES_MAX: Final = 1_048_576
 PARTITION_KEY_CHARACTERS_MAX: Final = 256
 STREAM_NAME_CHARACTERS_MAX: Final = 128
+SHARD_ID_CHARACTERS_MAX: Final = 128
 HASH_KEY_MAX: Final = 2**128 - 1  # AWS, YDB: an MD5 as an unsigned integer
 SEQUENCE_NUMBER_DIGITS_MAX: Final = 129  # doc: 0|([1-9]\d{0,128})
 
@@ -31,6 +32,10 @@ SHARD_ITERATOR_ALIVE_MS: Final = 300_000
 NEXT_TOKEN_ALIVE_MS: Final = 300_000
 TOKEN_CHARACTERS_MAX: Final = 512  # AWS: ShardIterator; ours for NextToken too
 TIMESTAMP_AHEAD_MS_MAX: Final = 10_000  # YDB: AT_TIMESTAMP may lie this far in the future
+
+# Consumers: AWS.
+CONSUMER_NAME_CHARACTERS_MAX: Final = 128
+ARN_CHARACTERS_MAX: Final = 2_048
 
 # Subscriptions: AWS.
 SUBSCRIPTION_ALIVE_MS: Final = 300_000
@@ -88,6 +93,9 @@ TRIM_IDEMPOTENCY_KEYS_MAX: Final = 1_000  # how many expired keys one transactio
 SHARDS_PER_STORE_MAX: Final = 4_000
 ON_DEMAND_STREAMS_PER_STORE_MAX: Final = 50  # AWS: per account
 SEQUENCE_NUMBER_MAX: Final = 2**64 - 1  # eight bytes on disk
+
+# One request over HTTP: kinesalite. Room for the largest put_records in Base64.
+REQUEST_BODY_BYTES_MAX: Final = 7 * 1_048_576
 
 # What submit_record lets be on its way at once: ours.
 IN_FLIGHT_REQUESTS_MAX: Final = 10_000

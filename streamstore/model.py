@@ -14,6 +14,7 @@ from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 __all__ = [
     "STREAM_MODES",
     "ChildShard",
+    "CommitReport",
     "Consumer",
     "ConsumerDescription",
     "ConsumerLag",
@@ -515,6 +516,20 @@ class ConsumerLag:
     record_count: int
     millis_behind_latest: int
     records_by_shard: Mapping[str, int]
+
+
+class CommitReport(NamedTuple):
+    """What one commit has stored, and how long it took from its first change until it was durable.
+
+    ``payload_bytes`` counts what its requests brought with them; a put of many counts whole, though its shard may have
+    had no quota left for a part.
+    """
+
+    requests: int
+    records: int
+    records_throttled: int
+    payload_bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

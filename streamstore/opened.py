@@ -14,7 +14,7 @@ from streamstore.dialect import YANDEX, Dialect
 from streamstore.engine import Engine, WriteTransaction
 from streamstore.errors import InvalidArgumentException
 from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, MAP_BYTES_MAX, MAP_BYTES_MIN, REGION_DEFAULT
-from streamstore.model import DialectName, StorageInfo, StoredStream, SyncMode
+from streamstore.model import CommitReport, DialectName, StorageInfo, StoredStream, SyncMode
 from streamstore.read_quota import ReadQuotas
 from streamstore.shards import ShardAppender
 from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
@@ -28,7 +28,7 @@ from streamstore.validate import (
     parse_whole_number,
 )
 from streamstore.watch import CommitWatch
-from streamstore.writer import Change, CommitObserver, CommitReport, Request, Writer
+from streamstore.writer import Change, CommitObserver, Request, Writer
 
 __all__ = ["OpenStore", "system_clock_ms"]
 
@@ -102,6 +102,21 @@ class OpenStore:
 
     def __repr__(self) -> str:
         return f"StreamStore({os.fspath(self.path)!r})"
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect that the store was created with."""
+        return self._dialect
+
+    @property
+    def account_id(self) -> str:
+        """What ARNs show, where the dialect has any."""
+        return self._account_id
+
+    @property
+    def region(self) -> str:
+        """What ARNs show, where the dialect has any."""
+        return self._region
 
     def observe_commits(self, tell: Callable[[CommitReport], None]) -> None:
         """Tell of each commit from now on; who told before is told no more. ``tell`` must not fail, wait or put.

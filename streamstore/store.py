@@ -16,7 +16,7 @@ from streamstore.errors import ProvisionedThroughputExceededException, ResourceN
 from streamstore.feed import Feed, Patience
 from streamstore.following import Following, Round, latest_positions
 from streamstore.ingest import Ingestion
-from streamstore.iterator import ShardPosition, encode_shard_iterator, parse_shard_iterator
+from streamstore.iterator import ShardPosition, encode_shard_iterator, parse_shard_iterator, parse_stream_of_token
 from streamstore.limits import GET_RECORDS_LIMIT_MAX
 from streamstore.model import (
     ChildShard,
@@ -232,6 +232,13 @@ class StreamStore(ConsumerControl):
             next_shard_iterator=encode_shard_iterator(next_position, now_ms=now_ms, secret=self._secret),
             millis_behind_latest=page.millis_behind_latest,
         )
+
+    def stream_of_token(self, token: str) -> str | None:
+        """Return the stream that a shard iterator or paging token of this store belongs to, however old it is.
+
+        None if it belongs to no stream or is no token of this store.
+        """
+        return parse_stream_of_token(token, secret=self._secret)
 
     def get_shard_iterator(
         self,

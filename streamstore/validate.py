@@ -16,6 +16,8 @@ from streamstore.dialect import DIALECTS, Dialect
 from streamstore.errors import InvalidArgumentException
 from streamstore.limits import (
     ACCOUNT_ID_DIGITS,
+    ARN_CHARACTERS_MAX,
+    CONSUMER_NAME_CHARACTERS_MAX,
     HASH_KEY_MAX,
     IDEMPOTENCY_KEY_CHARACTERS_MAX,
     IDEMPOTENCY_WINDOW_SECONDS_MAX,
@@ -27,6 +29,7 @@ from streamstore.limits import (
     REGION_CHARACTERS_MAX,
     SEQUENCE_NUMBER_DIGITS_MAX,
     SEQUENCE_NUMBER_MAX,
+    SHARD_ID_CHARACTERS_MAX,
     SHARDS_PER_STORE_MAX,
     STREAM_NAME_CHARACTERS_MAX,
     TAG_KEY_CHARACTERS_MAX,
@@ -55,12 +58,11 @@ from streamstore.routing import hash_key_of_partition_key
 # [0-9], because \d matches the digits of every script. Always used with fullmatch.
 HASH_KEY_PATTERN: Final = re.compile(r"0|([1-9][0-9]{0,38})")
 SEQUENCE_NUMBER_PATTERN: Final = re.compile(rf"0|([1-9][0-9]{{0,{SEQUENCE_NUMBER_DIGITS_MAX - 1}}})")
-SHARD_ID_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+SHARD_ID_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]+")
 ACCOUNT_ID_PATTERN: Final = re.compile(rf"[0-9]{{{ACCOUNT_ID_DIGITS}}}")
 REGION_PATTERN: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-CONSUMER_NAME_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+CONSUMER_NAME_PATTERN: Final = re.compile(r"[a-zA-Z0-9_.-]+")
 CONSUMER_ARN_PATTERN: Final = re.compile(rf"(?:.*/)?([^/]+)/consumer/({CONSUMER_NAME_PATTERN.pattern}):[0-9]+")
-CONSUMER_ARN_CHARACTERS_MAX: Final = 2_048
 
 PARTITION_KEYS_REMEMBERED: Final = 16_384
 _hash_keys: Final[dict[str, int]] = {}
@@ -230,12 +232,12 @@ def parse_sequence_number(argument: str, value: object) -> int:
 
 
 def parse_shard_id(argument: str, value: object) -> str:
-    if isinstance(value, str) and SHARD_ID_PATTERN.fullmatch(value):
+    if isinstance(value, str) and len(value) <= SHARD_ID_CHARACTERS_MAX and SHARD_ID_PATTERN.fullmatch(value):
         return value
     raise InvalidArgumentException(
         argument=argument,
         value=value,
-        constraint="be a str of 1 to 128 letters, digits, '_', '.' and '-'",
+        constraint=f"be a str of 1 to {SHARD_ID_CHARACTERS_MAX} letters, digits, '_', '.' and '-'",
     )
 
 
@@ -246,6 +248,14 @@ def parse_shard_iterator_type(argument: str, value: object) -> ShardIteratorType
         argument=argument,
         value=value,
         constraint=f"be one of {', '.join(SHARD_ITERATOR_TYPES)}",
+    )
+
+
+def parse_shard_filter_type(value: object) -> ShardFilterType:
+    if _is_shard_filter_type(value):
+        return value
+    raise InvalidArgumentException(
+        argument="shard_filter.type", value=value, constraint=f"be one of {', '.join(SHARD_FILTER_TYPES)}"
     )
 
 
@@ -327,11 +337,7 @@ def parse_shard_filter(value: object, *, now_ms: int) -> tuple[ShardFilterType, 
         return "FROM_TRIM_HORIZON", None, 0
     if not isinstance(value, ShardFilter):
         raise InvalidArgumentException(argument="shard_filter", value=value, constraint="be a ShardFilter")
-    kind: object = value.type  # pyright believes the type, a caller need not
-    if not _is_shard_filter_type(kind):
-        raise InvalidArgumentException(
-            argument="shard_filter.type", value=kind, constraint=f"be one of {', '.join(SHARD_FILTER_TYPES)}"
-        )
+    kind = parse_shard_filter_type(value.type)
     wants_time = kind in ("AT_TIMESTAMP", "FROM_TIMESTAMP")
     _require_only_if("shard_filter.shard_id", value.shard_id, wanted=kind == "AFTER_SHARD_ID", kind=kind)
     _require_only_if("shard_filter.timestamp", value.timestamp, wanted=wants_time, kind=kind)
@@ -357,10 +363,12 @@ def refuse_beside_next_token(argument: str, value: object) -> None:
 
 
 def parse_consumer_name(value: object) -> str:
-    if isinstance(value, str) and CONSUMER_NAME_PATTERN.fullmatch(value):
+    if _is_consumer_name(value):
         return value
     raise InvalidArgumentException(
-        argument="consumer_name", value=value, constraint="be a str of 1 to 128 letters, digits, '_', '.' and '-'"
+        argument="consumer_name",
+        value=value,
+        constraint=f"be a str of 1 to {CONSUMER_NAME_CHARACTERS_MAX} letters, digits, '_', '.' and '-'",
     )
 
 
@@ -377,9 +385,9 @@ def parse_consumer_address(
 
 def parse_consumer_arn(value: object, dialect: Dialect) -> tuple[str, str, str]:
     """Return the ARN of a consumer, and the names of the stream and the consumer in it."""
-    if isinstance(value, str) and len(value) <= CONSUMER_ARN_CHARACTERS_MAX:
+    if isinstance(value, str) and len(value) <= ARN_CHARACTERS_MAX:
         match = CONSUMER_ARN_PATTERN.fullmatch(value)
-        if match and _is_stream_name(match[1], dialect.stream_name_pattern):
+        if match and _is_stream_name(match[1], dialect.stream_name_pattern) and _is_consumer_name(match[2]):
             return value, match[1], match[2]
     raise InvalidArgumentException(
         argument="consumer_arn",
@@ -622,6 +630,14 @@ def _encodes_to_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_consumer_name(value: object) -> TypeGuard[str]:
+    return (
+        isinstance(value, str)
+        and len(value) <= CONSUMER_NAME_CHARACTERS_MAX
+        and CONSUMER_NAME_PATTERN.fullmatch(value) is not None
+    )
 
 
 def _is_shard_iterator_type(value: object) -> TypeGuard[ShardIteratorType]:

@@ -18,6 +18,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from streamstore.engine import Engine, RepairNeededError, WriteTransaction
 from streamstore.errors import OutcomeUnknownError, StorageError, StoreClosedError, StreamStoreError
 from streamstore.limits import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX
+from streamstore.model import CommitReport
 from streamstore.process import NESTED_CALL
 from streamstore.receipt import Receipt
 from streamstore.shards import ShardAppender
@@ -25,7 +26,6 @@ from streamstore.shards import ShardAppender
 __all__ = [
     "Change",
     "CommitObserver",
-    "CommitReport",
     "FutureRequest",
     "Request",
     "WaitingRequest",
@@ -44,20 +44,6 @@ WakeUps = dict[object, Callable[[], None]]
 COMMIT_REQUESTS_MAX: Final = 10_000
 COMMIT_BYTES_MAX: Final = 32 * 1_048_576
 CLOSED: Final = "The store is closed; nothing was stored. Open it again."
-
-
-class CommitReport(NamedTuple):
-    """What one commit has stored, and how long it took from its first change until it was durable.
-
-    ``payload_bytes`` counts what its requests brought with them; a put of many counts whole, though its shard may have
-    had no quota left for a part.
-    """
-
-    requests: int
-    records: int
-    records_throttled: int
-    payload_bytes: int
-    seconds: float
 
 
 class CommitObserver(NamedTuple):

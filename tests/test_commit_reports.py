@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streamstore import InvalidArgumentException, ProvisionedThroughputExceededException, StoreClosedError, StreamStore
-from streamstore.writer import CommitReport
+from streamstore import CommitReport, InvalidArgumentException, ProvisionedThroughputExceededException, StoreClosedError, StreamStore
 from tests.conftest import Clock, open_store
 
 

@@ -11,9 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from streamstore.errors import ResourceNotFoundException
-from streamstore.store import StreamStore
-from streamstore.writer import CommitReport
+from streamstore import CommitReport, ResourceNotFoundException, StreamStore
 
 __all__ = ["METRICS_CONTENT_TYPE", "Metrics"]
 

@@ -1,0 +1,102 @@
+"""The wire as an ASGI 3 application: raw, because every layer between a socket and a put costs as much as the put."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from typing import Final, cast
+
+from streamstore import StreamStore
+from streamstore.limits import REQUEST_BODY_BYTES_MAX
+from streamstore.wire.dispatch import Authenticate, Dispatcher
+from streamstore.wire.http import WireRequest, WireResponse
+
+__all__ = ["App", "app"]
+
+Message = MutableMapping[str, object]
+Scope = MutableMapping[str, object]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+BODY_SECONDS_MAX: Final = 30.0
+
+
+class App:
+    """Answers HTTP requests from a dispatcher. What a client sends slowly or not at all costs one waiting task."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or the server's word that it starts or stops."""
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        elif scope["type"] == "http":
+            request = await _read(scope, receive)
+            if request is not None:
+                await _write(await self._dispatcher.answer_async(request), send)
+
+
+def app(store: StreamStore, *, authenticate: Authenticate | None = None) -> App:
+    """Return an ASGI application that answers Kinesis clients from an open store, which its opener closes.
+
+    ``authenticate``: see ``Dispatcher``; None lets everybody in, so bind to loopback only.
+    """
+    return App(Dispatcher(store, authenticate=authenticate))
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    while (await receive())["type"] != "lifespan.shutdown":
+        await send({"type": "lifespan.startup.complete"})
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _read(scope: Scope, receive: Receive) -> WireRequest | None:
+    """Return the request when it has come whole; None if its client went away or dawdled."""
+    headers = cast("Iterable[tuple[bytes, bytes]]", scope["headers"])
+    try:
+        async with asyncio.timeout(BODY_SECONDS_MAX):
+            body = await _read_body(receive)
+    except TimeoutError:
+        return None
+    if body is None:
+        return None
+    return WireRequest(
+        method=cast("str", scope["method"]),
+        path=cast("str", scope["path"]),
+        query=cast("bytes", scope["query_string"]).decode("latin-1"),
+        headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers},
+        body=body,
+    )
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """Return the body, cut off behind the first byte too many; None if the client went away."""
+    message = await receive()
+    if message["type"] != "http.request":
+        return None
+    body = cast("bytes", message.get("body", b""))
+    if not message.get("more_body", False):
+        return body
+    parts, size = [body], len(body)
+    while message.get("more_body", False) and size <= REQUEST_BODY_BYTES_MAX:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        part = cast("bytes", message.get("body", b""))
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
+
+
+async def _write(response: WireResponse, send: Send) -> None:
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    body = response.body
+    if isinstance(body, bytes):
+        headers.append((b"content-length", str(len(body)).encode("ascii")))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        return
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    assert isinstance(body, AsyncIterator)  # because the answer was awaited
+    async for frame in body:
+        await send({"type": "http.response.body", "body": frame, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,126 @@
+"""From a request to its answer: in process for whoever can wait, awaited for a server of thousands of connections.
+
+Both ways are the same steps in the same order: the envelope, who asks, the action, types, constraints, and then the
+operation of the store. Only the last one is awaited, and only where awaiting needs no thread.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from streamstore import AsyncFeed, AsyncStreamStore, Feed, StreamStore
+from streamstore.dialect import YANDEX
+from streamstore.errors import StreamStoreError
+from streamstore.wire.actions import Action, AwaitedOutput, Output, actions_of
+from streamstore.wire.arguments import Arguments
+from streamstore.wire.eventstream import await_frames, frames
+from streamstore.wire.http import WireRequest, WireResponse
+from streamstore.wire.protocol import (
+    Codec,
+    answer_with,
+    answer_with_refusal,
+    codec_of,
+    open_envelope,
+    stream_headers,
+)
+from streamstore.wire.refusal import Refusal, refusal_of
+from streamstore.wire.validation import parse_request
+
+__all__ = ["Authenticate", "Dispatcher", "Permit"]
+
+Permit = Callable[[str, str | None], None]
+"""Told the action and the stream that it is about, None if it is about none. Raises ``Refusal`` to forbid it."""
+Authenticate = Callable[[WireRequest], Permit]
+"""Told each request before its body is looked at. Raises ``Refusal`` to refuse it."""
+
+BODY_BYTES_ON_LOOP_MAX: Final = 65_536  # what is parsed in less than a millisecond; the rest goes to a thread
+INTERNAL: Final = 500
+LOG: Final = logging.getLogger("streamstore.wire")
+
+
+class _Call(NamedTuple):
+    action: Action
+    arguments: Arguments
+    codec: Codec
+
+
+class Dispatcher:
+    """Answers requests from a store, in its dialect. Safe to share between threads.
+
+    ``authenticate``: who may ask, and what; None: everybody, everything.
+    """
+
+    def __init__(self, store: StreamStore, *, authenticate: Authenticate | None = None) -> None:
+        self._store = store
+        self._awaited = AsyncStreamStore.of(store)
+        self._dialect = store.dialect
+        self._actions = actions_of(store.dialect)
+        self._authenticate = authenticate
+
+    def answer(self, request: WireRequest) -> WireResponse:
+        """Return the answer when it is known: a put is durable then. Never raises for anything in the request."""
+        try:
+            call = self._open(request)
+            return self._response(call, call.action.run(self._store, call.arguments))
+        except Exception as error:
+            return self._response_to_error(request, error)
+
+    async def answer_async(self, request: WireRequest) -> WireResponse:
+        """Like ``answer``; blocks no event loop, and waits for commits without a thread."""
+        try:
+            if len(request.body) > BODY_BYTES_ON_LOOP_MAX:
+                call = await asyncio.to_thread(self._open, request)
+            else:
+                call = self._open(request)
+            if call.action.await_ is None:
+                return await asyncio.to_thread(self._run, call)
+            return self._response(call, await call.action.await_(self._awaited, call.arguments))
+        except Exception as error:
+            return self._response_to_error(request, error)
+
+    def _open(self, request: WireRequest) -> _Call:
+        """Return what is asked for, found valid and permitted."""
+        name, codec, body = open_envelope(request, self._dialect)
+        action = self._actions.get(name)
+        if action is None:
+            raise Refusal("InvalidAction" if self._dialect is YANDEX else "UnknownOperationException", None)
+        permit = None if self._authenticate is None else self._authenticate(request)
+        values = parse_request(action.request, body, self._dialect)
+        arguments = Arguments(values, self._store, _retry_key(request))
+        if permit is not None:
+            permit(name, arguments.stream_asked_for())
+        return _Call(action, arguments, codec)
+
+    def _run(self, call: _Call) -> WireResponse:
+        """Run and encode: a page of records is large."""
+        return self._response(call, call.action.run(self._store, call.arguments))
+
+    def _response(self, call: _Call, output: Output | AwaitedOutput) -> WireResponse:
+        if isinstance(output, Feed):
+            return WireResponse(200, stream_headers(), frames(output, call.codec, self._refusal_of))
+        if isinstance(output, AsyncFeed):
+            return WireResponse(200, stream_headers(), await_frames(output, call.codec, self._refusal_of))
+        return answer_with(output, call.codec, self._dialect)
+
+    def _refusal_of(self, error: StreamStoreError) -> Refusal:
+        return refusal_of(error, dialect=self._dialect, account_id=self._store.account_id)
+
+    def _response_to_error(self, request: WireRequest, error: Exception) -> WireResponse:
+        if isinstance(error, StreamStoreError):
+            error = self._refusal_of(error)
+        if not isinstance(error, Refusal):
+            LOG.error("A request met a mistake in streamstore.", exc_info=error)
+            name = "InternalError" if self._dialect is YANDEX else "InternalFailure"
+            error = Refusal(name, "The request met a mistake in the server, which its log tells.", status=INTERNAL)
+        return answer_with_refusal(error, codec_of(request, self._dialect))
+
+
+def _retry_key(request: WireRequest) -> str | None:
+    """Return what is the same only for one request sent again: its client's name for it, the action and the body."""
+    invocation_id = request.headers.get("amz-sdk-invocation-id")
+    if not invocation_id:
+        return None
+    digest = hashlib.blake2b(request.body, key=hashlib.blake2b(invocation_id.encode()).digest(), digest_size=16)
+    return digest.hexdigest()

@@ -1,0 +1,342 @@
+"""What a request may look like, as data: the types of its members and their constraints.
+
+A shape takes a decoded JSON or CBOR value apart twice. ``parse`` proves its types, because nothing can be said of a
+name that is a number; ``violations`` says which constraints the typed value breaks. The rules themselves are those of
+``limits.py``, ``dialect.py`` and ``validate.py``; this room only knows how AWS words them.
+"""
+
+import base64
+import binascii
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeGuard
+
+__all__ = [
+    "Blob",
+    "Flag",
+    "ListOf",
+    "MapOf",
+    "Member",
+    "Moment",
+    "Shape",
+    "Structure",
+    "Text",
+    "Time",
+    "Violation",
+    "Whole",
+    "WrongTypeError",
+]
+
+INT_MIN: Final = -(2**31)
+INT_MAX: Final = 2**31 - 1
+NOT_BASE64: Final = re.compile(r"[^a-zA-Z0-9+/=]|=[^=]")
+SHOWN_CHARACTERS_MAX: Final = 2_048
+
+
+class WrongTypeError(Exception):
+    """A member has a value of another type than its shape; the text is what the service says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A time on the wire, in milliseconds since 1970: what JSON writes as seconds, and CBOR with tag 1."""
+
+    ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken constraint: ``value`` as the service prints it, ``path`` in lowerCamelCase."""
+
+    value: str
+    path: str
+    constraint: str
+
+    def __str__(self) -> str:
+        return f"Value {self.value} at '{self.path}' failed to satisfy constraint: {self.constraint}"
+
+
+class Shape(ABC):
+    """The type of a value and its constraints."""
+
+    @abstractmethod
+    def parse(self, value: object, *, refuse_unknown: bool) -> object:
+        """Return the value as Python has it. Raises ``WrongTypeError``."""
+
+    @abstractmethod
+    def violations(self, value: object, path: str) -> Iterator[Violation]:
+        """Yield what a parsed value breaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Shape):
+    """A str. ``pattern`` must match all of it."""
+
+    characters_min: int = 0
+    characters_max: int | None = None
+    pattern: re.Pattern[str] | None = None
+    choices: tuple[str, ...] = ()
+
+    def parse(self, value: object, *, refuse_unknown: bool) -> str:
+        del refuse_unknown
+        if isinstance(value, str):
+            return value
+        raise WrongTypeError(_unconvertible(value, "an String"))
+
+    def violations(self, value: object, path: str) -> Iterator[Violation]:
+        assert isinstance(value, str)
+        shown = _quoted(value)
+        if self.choices and value not in self.choices:
+            yield Violation(shown, path, f"Member must satisfy enum value set: [{', '.join(self.choices)}]")
+        if self.pattern is not None and self.pattern.fullmatch(value) is None:
+            pattern = self.pattern.pattern.replace("[0-9]", r"\d")
+            yield Violation(shown, path, f"Member must satisfy regular expression pattern: {pattern}")
+        yield from _length_violations(
+            len(value), shown, path, length_min=self.characters_min, length_max=self.characters_max
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Blob(Shape):
+    """Bytes: raw in CBOR, in strict Base64 in JSON."""
+
+    bytes_max: int
+
+    def parse(self, value: object, *, refuse_unknown: bool) -> bytes:
+        del refuse_unknown
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, str):
+            return _parse_base64(value)
+        raise WrongTypeError(_unconvertible(value, "a Blob"))
+
+    def violations(self, value: object, path: str) -> Iterator[Violation]:
+        assert isinstance(value, bytes)
+        if len(value) > self.bytes_max:
+            shown = f"'java.nio.HeapByteBuffer[pos=0 lim={len(value)} cap={len(value)}]'"
+            yield from _length_violations(len(value), shown, path, length_min=0, length_max=self.bytes_max)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Shape):
+    """An int. Fractions are cut off and huge values clamped, as the service does."""
+
+    minimum: int | None = None
+    maximum: int | None = None
+
+    def parse(self, value: object, *, refuse_unknown: bool) -> int:
+        del refuse_unknown
+        if not _is_number(value):
+            raise WrongTypeError(_unconvertible(value, "an Integer"))
+        return int(min(max(value, INT_MIN), INT_MAX))
+
+    def violations(self, value: object, path: str) -> Iterator[Violation]:
+        assert isinstance(value, int)
+        if self.minimum is not None and value < self.minimum:
+            yield Violation(f"'{value}'", path, f"Member must have value greater than or equal to {self.minimum}")
+        if self.maximum is not None and value > self.maximum:
+            yield Violation(f"'{value}'", path, f"Member must have value less than or equal to {self.maximum}")
+
+
+@dataclass(frozen=True, slots=True)
+class Flag(Shape):
+    """A bool."""
+
+    def parse(self, value: object, *, refuse_unknown: bool) -> bool:
+        del refuse_unknown
+        if isinstance(value, bool):
+            return value
+        raise WrongTypeError(_unconvertible(value, "an Boolean"))
+
+    def violations(self, value: object, path: str) -> Iterator[Violation]:
+        del value, path
+        yield from ()
+
+
+@dataclass(frozen=True, slots=True)
+class Time(Shape):
+    """A point in time: seconds since 1970 in JSON, a ``Moment`` from CBOR. Parsed to seconds."""
+
+    def parse(self, value: object, *, refuse_unknown: bool) -> float:
+        del refuse_unknown
+        if isinstance(value, Moment):
+            return value.ms / 1000
+        if _is_number(value):
+            return value
+        raise WrongTypeError(_unconvertible(value, "a Timestamp"))
+
+    def violations(self, value: object, path: str) -> Iterator[Violation]:
+        del value, path
+        yield from ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf(Shape):
+    """A list of values of one shape."""
+
+    member: Shape
+    length_min: int = 0
+    length_max: int | None = None
+
+    def parse(self, value: object, *, refuse_unknown: bool) -> list[object]:
+        if not _is_list(value):
+            raise WrongTypeError(_unexpected_structure(value, "list"))
+        return [self.member.parse(_not_null(member), refuse_unknown=refuse_unknown) for member in value]
+
+    def violations(self, value: object, path: str) -> Iterator[Violation]:
+        assert _is_list(value)
+        shown = _quoted(f"[{', '.join(member if isinstance(member, str) else '...' for member in value)}]")
+        yield from _length_violations(len(value), shown, path, length_min=self.length_min, length_max=self.length_max)
+        for number, member in enumerate(value, start=1):
+            yield from self.member.violations(member, f"{path}.{number}.member")
+
+
+@dataclass(frozen=True, slots=True)
+class MapOf(Shape):
+    """A map of text to values of one shape."""
+
+    key: Text
+    value: Shape
+    length_min: int = 0
+    length_max: int | None = None
+
+    def parse(self, value: object, *, refuse_unknown: bool) -> dict[str, object]:
+        if not _is_map(value):
+            raise WrongTypeError(_unexpected_structure(value, "map"))
+        return {
+            self.key.parse(key, refuse_unknown=refuse_unknown): self.value.parse(
+                _not_null(value[key]), refuse_unknown=refuse_unknown
+            )
+            for key in value
+        }
+
+    def violations(self, value: object, path: str) -> Iterator[Violation]:
+        assert _is_map(value)
+        shown = _quoted(f"{{{', '.join(f'{key}={value[key]}' for key in value)}}}")
+        yield from _length_violations(len(value), shown, path, length_min=self.length_min, length_max=self.length_max)
+        for key in value:
+            yield from self.key.violations(key, f"{path}.key")
+            yield from self.value.violations(value[key], f"{path}.{key}.member")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of a structure. One that is not required may be left out, or be null."""
+
+    shape: Shape
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Structure(Shape):
+    """A map with known members. ``first_of`` names members of which one is needed: the first, where none is given."""
+
+    members: Mapping[str, Member]
+    first_of: tuple[str, ...] = ()
+    _paths: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_paths", {name: name[0].lower() + name[1:] for name in self.members})
+
+    def parse(self, value: object, *, refuse_unknown: bool) -> dict[str, object]:
+        if not _is_map(value):
+            raise WrongTypeError(_unexpected_structure(value, "map"))
+        if refuse_unknown:
+            for name in value:
+                if name not in self.members:
+                    raise WrongTypeError(f"Unexpected json key: {_cut(str(name))}")
+        return {
+            name: member.shape.parse(given, refuse_unknown=refuse_unknown)
+            for name, member in self.members.items()
+            if (given := value.get(name)) is not None
+        }
+
+    def violations(self, value: object, path: str) -> Iterator[Violation]:
+        assert _is_map(value)
+        prefix = f"{path}." if path else ""
+        if self.first_of and not any(name in value for name in self.first_of):
+            yield Violation("null", f"{prefix}{self._paths[self.first_of[0]]}", "Member must not be null")
+        for name, member in self.members.items():
+            if name in value:
+                yield from member.shape.violations(value[name], f"{prefix}{self._paths[name]}")
+            elif member.required:
+                yield Violation("null", f"{prefix}{self._paths[name]}", "Member must not be null")
+
+
+def _length_violations(
+    length: int, shown: str, path: str, *, length_min: int, length_max: int | None
+) -> Iterator[Violation]:
+    if length < length_min:
+        yield Violation(shown, path, f"Member must have length greater than or equal to {length_min}")
+    if length_max is not None and length > length_max:
+        yield Violation(shown, path, f"Member must have length less than or equal to {length_max}")
+
+
+def _parse_base64(text: str) -> bytes:
+    """Decode what encodes back to the same text; everything else is refused in the words of the service."""
+    try:
+        data = base64.b64decode(text, validate=True)
+        if len(text) % 4 == 0 and binascii.b2a_base64(data, newline=False).decode("ascii") == text:
+            return data
+    except ValueError:
+        pass
+    shown = f"'{_cut(text)}' can not be converted to a Blob: "
+    if len(text) % 4:
+        raise WrongTypeError(f"{shown}Base64 encoded length is expected a multiple of 4 bytes but found: {len(text)}")
+    wrong = NOT_BASE64.search(text)
+    if wrong is not None:
+        raise WrongTypeError(f"{shown}Invalid Base64 character: '{wrong[0][0]}'")
+    raise WrongTypeError(f"{shown}Invalid last non-pad Base64 character dectected")
+
+
+def _unconvertible(value: object, wanted: str) -> str:
+    if isinstance(value, bool):
+        return f"class java.lang.Boolean can not be converted to {wanted}"
+    if isinstance(value, (int, float)):
+        return f"class com.amazon.coral.value.json.numbers.TruncatingBigNumber can not be converted to {wanted}"
+    if isinstance(value, str):
+        return f"class java.lang.String can not be converted to {wanted}"
+    if isinstance(value, list):
+        return "Start of list found where not expected"
+    if isinstance(value, dict):
+        return "Start of structure or map found where not expected."
+    return f"A value of this type can not be converted to {wanted}"
+
+
+def _unexpected_structure(value: object, wanted: str) -> str:
+    if isinstance(value, list):
+        return "Start of list found where not expected"
+    if isinstance(value, dict):
+        return "Start of structure or map found where not expected."
+    return f"Expected {wanted} or null"
+
+
+def _not_null(value: object) -> object:
+    if value is None:
+        raise WrongTypeError("A list or map must not hold null")
+    return value
+
+
+def _quoted(text: str) -> str:
+    return f"'{_cut(text)}'"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS_MAX else f"{text[:SHOWN_CHARACTERS_MAX]}..."
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_list(value: object) -> TypeGuard[list[object]]:
+    return isinstance(value, list)
+
+
+def _is_map(value: object) -> TypeGuard[Mapping[object, object]]:
+    return isinstance(value, dict)
