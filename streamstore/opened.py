@@ -13,7 +13,7 @@ from typing import Final, Self, TypeVar
 from streamstore.dialect import YANDEX, Dialect
 from streamstore.engine import Engine, WriteTransaction
 from streamstore.errors import InvalidArgumentException
-from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, MAP_BYTES_MAX, MAP_BYTES_MIN, REGION_DEFAULT
+from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, MAP_BYTES_MAX, MAP_BYTES_MIN
 from streamstore.model import CommitReport, DialectName, StorageInfo, StoredStream, SyncMode
 from streamstore.read_quota import ReadQuotas
 from streamstore.shards import ShardAppender
@@ -54,13 +54,13 @@ class OpenStore:
         clock: Callable[[], int] = system_clock_ms,
         allow_network_filesystem: bool = False,
         dialect: DialectName | None = None,
-        account_id: str = ACCOUNT_ID_DEFAULT,
-        region: str = REGION_DEFAULT,
+        account_id: str | None = None,
+        region: str | None = None,
     ) -> None:
         self.path: Final = parse_path(path)
         self._clock = clock
-        self._account_id = parse_account_id(account_id)
-        self._region = parse_region(region)
+        self._account_id = ACCOUNT_ID_DEFAULT if account_id is None else parse_account_id(account_id)
+        wanted_region = None if region is None else parse_region(region)
         wanted = parse_dialect(dialect)
         self._catalog = StreamCatalog()
         self._read_quotas = ReadQuotas()
@@ -75,6 +75,7 @@ class OpenStore:
         try:
             self._dialect, self._secret = self._engine.read(load_format)
             _refuse_other_dialect(wanted, self._dialect)
+            self._region = wanted_region or self._dialect.region_default
             self._writer = None if read_only else Writer(self._engine, _appender_factory(self._catalog, self._dialect))
         except BaseException:
             self._engine.close()
@@ -115,7 +116,7 @@ class OpenStore:
 
     @property
     def region(self) -> str:
-        """What ARNs show, where the dialect has any."""
+        """What ARNs show, where the dialect has any, and what signatures are made for."""
         return self._region
 
     def observe_commits(self, tell: Callable[[CommitReport], None]) -> None:

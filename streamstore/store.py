@@ -79,7 +79,8 @@ class StreamStore(ConsumerControl):
     ``allow_network_filesystem``: open on NFS and its like, where locks and maps may fail silently.
     ``dialect``: "yandex" or "aws", whose names, shard ids, ranges and bounds a new store gets and keeps; None: what the
     store has, "yandex" for a new one.
-    ``account_id``: 12 digits, and ``region``: what ARNs show where the dialect has any. The store does not keep them.
+    ``account_id``: 12 digits, and ``region``: what ARNs show where the dialect has any; None: zeros, and "us-east-1" or
+    "ru-central1". The store does not keep them.
 
     Raises ``InvalidArgumentException`` (also for another dialect than the store has); ``StoreNotFoundError`` with
     ``create=False``; ``StoreLockedError`` if it is open in this process already or another process lost its lock on it;

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from streamstore import CommitReport, InvalidArgumentException, ProvisionedThroughputExceededException, StoreClosedError, StreamStore
+from streamstore import (
+    CommitReport,
+    InvalidArgumentException,
+    ProvisionedThroughputExceededException,
+    StoreClosedError,
+    StreamStore,
+)
 from tests.conftest import Clock, open_store
 
 

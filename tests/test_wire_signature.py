@@ -178,7 +178,7 @@ def gate(
 ) -> Gate:
     """Return a gate with one key, whose clock is ahead by ``age``."""
     key = AccessKey(KEY_ID, SECRET, session_token=session_token, expires=expires)
-    return Gate({KEY_ID: key}, region=region, now=lambda: datetime.now(UTC) + age)
+    return Gate({KEY_ID: key}, region=region, dialect=AWS, now=lambda: datetime.now(UTC) + age)
 
 
 def signed(

@@ -12,9 +12,10 @@ from typing import Final, TextIO
 
 from streamstore.wire.http import WireRequest, WireResponse
 
-__all__ = ["AccessLog"]
+__all__ = ["AccessLog", "line_of"]
 
 STANDARD_ERROR: Final = "-"
+STANDARD_ERROR_DESCRIPTOR: Final = 2
 SHOWN_CHARACTERS_MAX: Final = 256
 FILE_MODE: Final = 0o640
 
@@ -22,9 +23,8 @@ FILE_MODE: Final = 0o640
 class AccessLog:
     """Appends to a file, or to standard error for "-". ``reopen`` goes on in a new file when the old one was moved."""
 
-    def __init__(self, path: str, *, standard_error: TextIO) -> None:
+    def __init__(self, path: str) -> None:
         self._path = path
-        self._standard_error = standard_error
         self._lock = threading.Lock()
         self._file = self._open()
 
@@ -40,17 +40,16 @@ class AccessLog:
         opened = self._open()
         with self._lock:
             old, self._file = self._file, opened
-        if old is not self._standard_error:
-            old.close()
+        old.close()
 
     def close(self) -> None:
-        if self._file is not self._standard_error:
-            self._file.close()
+        self._file.close()
 
     def _open(self) -> TextIO:
         if self._path == STANDARD_ERROR:
-            return self._standard_error
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+            descriptor = os.dup(STANDARD_ERROR_DESCRIPTOR)
+        else:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         return open(descriptor, "a", encoding="ascii")
 
 

@@ -3,27 +3,30 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Final, cast
+from urllib.parse import quote
 
 from streamstore import StreamStore
 from streamstore.limits import REQUEST_BODY_BYTES_MAX
 from streamstore.wire.dispatch import Authenticate, Dispatcher
 from streamstore.wire.http import WireRequest, WireResponse
 
-__all__ = ["App", "app"]
+__all__ = ["Answer", "App", "app"]
 
 Message = MutableMapping[str, object]
 Scope = MutableMapping[str, object]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Answer = Callable[[WireRequest], Awaitable[WireResponse]]
+"""Answers a request that has come whole."""
 
 BODY_SECONDS_MAX: Final = 30.0
 
 
 class App:
-    """Answers HTTP requests from a dispatcher. What a client sends slowly or not at all costs one waiting task."""
+    """Answers HTTP requests. What a client sends slowly or not at all costs one waiting task."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or the server's word that it starts or stops."""
@@ -32,7 +35,7 @@ class App:
         elif scope["type"] == "http":
             request = await _read(scope, receive)
             if request is not None:
-                await _write(await self._dispatcher.answer_async(request), send)
+                await _write(await self._answer(request), send)
 
 
 def app(store: StreamStore, *, authenticate: Authenticate | None = None) -> App:
@@ -40,7 +43,7 @@ def app(store: StreamStore, *, authenticate: Authenticate | None = None) -> App:
 
     ``authenticate``: see ``Dispatcher``; None lets everybody in, so bind to loopback only.
     """
-    return App(Dispatcher(store, authenticate=authenticate))
+    return App(Dispatcher(store, authenticate=authenticate).answer_async)
 
 
 async def _live(receive: Receive, send: Send) -> None:
@@ -61,11 +64,20 @@ async def _read(scope: Scope, receive: Receive) -> WireRequest | None:
         return None
     return WireRequest(
         method=cast("str", scope["method"]),
-        path=cast("str", scope["path"]),
+        path=_path_as_sent(scope),
         query=cast("bytes", scope["query_string"]).decode("latin-1"),
         headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers},
         body=body,
+        client=None if scope.get("client") is None else str(cast("tuple[str, int]", scope["client"])[0]),
     )
+
+
+def _path_as_sent(scope: Scope) -> str:
+    """Return the path with its percent signs, which a signature covers; ``path`` of ASGI is without them."""
+    raw_path = cast("bytes | None", scope.get("raw_path"))
+    if raw_path is None:
+        return quote(cast("str", scope["path"]))
+    return raw_path.partition(b"?")[0].decode("latin-1")
 
 
 async def _read_body(receive: Receive) -> bytes | None:

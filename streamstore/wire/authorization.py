@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+from streamstore.dialect import Dialect
 from streamstore.wire.credentials import AccessKey
 from streamstore.wire.denial import Denial, DeniedError
+from streamstore.wire.dispatch import Permit
 from streamstore.wire.http import WireRequest
 from streamstore.wire.signature import check_scope, check_signature, check_time, parse_signature, signing_key
 
@@ -27,13 +29,31 @@ def system_now() -> datetime:
 class Gate:
     """Knows the keys. ``replace_keys`` changes them for the requests that come from then on."""
 
-    def __init__(self, keys: Mapping[str, AccessKey], *, region: str, now: Callable[[], datetime] = system_now) -> None:
+    def __init__(
+        self, keys: Mapping[str, AccessKey], *, region: str, dialect: Dialect, now: Callable[[], datetime] = system_now
+    ) -> None:
         self._keys = keys
         self._region = region
+        self._dialect = dialect
         self._now = now
 
     def replace_keys(self, keys: Mapping[str, AccessKey]) -> None:
         self._keys = keys
+
+    def admit(self, request: WireRequest) -> Permit:
+        """Return what tells whether the sender may do an action. Both raise ``Refusal``: the hook of the dispatcher."""
+        try:
+            key = self.authenticate(request)
+        except DeniedError as error:
+            raise error.refusal(self._dialect) from error
+
+        def permit(action: str, stream_name: str | None) -> None:
+            try:
+                key.check_action(action, stream_name)
+            except DeniedError as error:
+                raise error.refusal(self._dialect) from error
+
+        return permit
 
     def authenticate(self, request: WireRequest) -> AccessKey:
         """Return the key that has signed the request. Raises ``DeniedError``."""
