@@ -1,8 +1,11 @@
-"""The wire as an ASGI 3 application: raw, because every layer between a socket and a put costs as much as the put."""
+"""The wire as an application of two kinds: ASGI 3, which every server speaks, and RSGI, which is the quicker one.
+
+Both are raw, because every layer between a socket and a put costs as much as the put.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
-from typing import Final, cast
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Final, Protocol, cast
 from urllib.parse import quote
 
 from streamstore import StreamStore
@@ -20,10 +23,48 @@ Answer = Callable[[WireRequest], Awaitable[WireResponse]]
 """Answers a request that has come whole."""
 
 BODY_SECONDS_MAX: Final = 30.0
+CONTENT_LENGTH_DIGITS_MAX: Final = len(str(REQUEST_BODY_BYTES_MAX))
+REQUEST_TIMEOUT: Final = 408
+UNENCODED_IN_PATHS: Final = "/:@!$&'()*+,;=~"
+
+
+class RsgiScope(Protocol):
+    """What RSGI says of a request. Header names are in lower case."""
+
+    proto: str
+    client: str
+    authority: str | None
+    method: str
+    path: str
+    query_string: str
+    headers: Mapping[str, str]
+
+
+class RsgiTransport(Protocol):
+    """Where a body is sent in pieces."""
+
+    async def send_bytes(self, data: bytes, /) -> None: ...
+
+
+class RsgiProtocol(Protocol):
+    """How a request is read and answered in RSGI."""
+
+    def __call__(self) -> Awaitable[bytes]: ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    def response_empty(self, status: int, headers: list[tuple[str, str]], /) -> None: ...
+
+    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes, /) -> None: ...
+
+    def response_stream(self, status: int, headers: list[tuple[str, str]], /) -> RsgiTransport: ...
 
 
 class App:
-    """Answers HTTP requests. What a client sends slowly or not at all costs one waiting task."""
+    """Answers HTTP requests. What a client sends slowly or not at all costs one waiting task.
+
+    An ASGI 3 application, and an RSGI one for servers that speak it (granian: 1.2 to 1.6 times as many puts).
+    """
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -36,6 +77,25 @@ class App:
             request = await _read(scope, receive)
             if request is not None:
                 await _write(await self._answer(request), send)
+
+    async def __rsgi__(self, scope: RsgiScope, protocol: RsgiProtocol) -> None:
+        """Answer one request."""
+        if scope.proto != "http":
+            return
+        try:
+            async with asyncio.timeout(BODY_SECONDS_MAX):
+                body = await (protocol() if _is_bounded(scope.headers) else _join(protocol))
+        except TimeoutError:
+            protocol.response_empty(REQUEST_TIMEOUT, [])
+            return
+        response = await self._answer(_rsgi_request(scope, body))
+        if isinstance(response.body, bytes):
+            protocol.response_bytes(response.status, response.headers, response.body)
+            return
+        assert isinstance(response.body, AsyncIterator)  # because the answer was awaited
+        transport = protocol.response_stream(response.status, response.headers)
+        async for frame in response.body:
+            await transport.send_bytes(frame)
 
 
 def app(store: StreamStore, *, authenticate: Authenticate | None = None) -> App:
@@ -76,7 +136,7 @@ def _path_as_sent(scope: Scope) -> str:
     """Return the path with its percent signs, which a signature covers; ``path`` of ASGI is without them."""
     raw_path = cast("bytes | None", scope.get("raw_path"))
     if raw_path is None:
-        return quote(cast("str", scope["path"]))
+        return quote(cast("str", scope["path"]), safe=UNENCODED_IN_PATHS)
     return raw_path.partition(b"?")[0].decode("latin-1")
 
 
@@ -97,6 +157,32 @@ async def _read_body(receive: Receive) -> bytes | None:
         parts.append(part)
         size += len(part)
     return b"".join(parts)
+
+
+def _rsgi_request(scope: RsgiScope, body: bytes) -> WireRequest:
+    """Return the request. HTTP/2 has its host elsewhere, and the path comes decoded: a signature covers both."""
+    headers = dict(scope.headers.items())
+    if scope.authority is not None:
+        headers.setdefault("host", scope.authority)
+    path = quote(scope.path, safe=UNENCODED_IN_PATHS)
+    return WireRequest(scope.method, path, scope.query_string, headers, body, scope.client.rpartition(":")[0])
+
+
+def _is_bounded(headers: Mapping[str, str]) -> bool:
+    """Tell whether the client says that its body is not too long; the server sees to it that this is true."""
+    length = headers.get("content-length", "")
+    return length.isdecimal() and len(length) <= CONTENT_LENGTH_DIGITS_MAX and int(length) <= REQUEST_BODY_BYTES_MAX
+
+
+async def _join(parts: AsyncIterable[bytes]) -> bytes:
+    """Return the body, cut off behind the first piece too many."""
+    kept, size = list[bytes](), 0
+    async for part in parts:
+        kept.append(part)
+        size += len(part)
+        if size > REQUEST_BODY_BYTES_MAX:
+            break
+    return b"".join(kept)
 
 
 async def _write(response: WireResponse, send: Send) -> None:

@@ -70,7 +70,7 @@ class _ServerOnSocket(Server):
     def __init__(self, app: App, bound: socket.socket, tls: Tls | None) -> None:
         super().__init__(
             app,
-            interface=Interfaces.ASGINL,
+            interface=Interfaces.RSGI,
             http=HTTPModes.auto,
             websockets=False,
             backlog=BACKLOG,

@@ -61,7 +61,7 @@ def serve(
 
     Raises ``ServeError``: no keys on an address that others reach, a file that cannot be used, a port that is taken.
     """
-    disable_created_metrics()  # type: ignore[no-untyped-call] - they would double the number of metrics
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the number of metrics
     uvloop.run(_Serving(store, options, on_ready, say).run())
 
 
