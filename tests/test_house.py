@@ -141,7 +141,7 @@ MAY_READ_CLOCKS = {
 
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 TOP_LEVEL = {"pyproject.toml", "README.md", "streamstore", "tests", "benchmarks", "tools"}
-TEST_SUPPORT = {"__init__", "conftest", "reference", "damage", "children", "commits", "interrupts"}
+TEST_SUPPORT = {"signing", "__init__", "conftest", "reference", "damage", "children", "commits", "interrupts"}
 
 Source = tuple[str, ast.Module, str]
 

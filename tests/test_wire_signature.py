@@ -4,12 +4,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import pytest
 from botocore.auth import SigV4Auth, SigV4QueryAuth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,12 +17,8 @@ from streamstore.wire.credentials import AccessKey
 from streamstore.wire.denial import Denial, DeniedError
 from streamstore.wire.http import WireRequest
 from streamstore.wire.signature import check_signature, parse_signature, signing_key
+from tests.signing import BODY, KEY_ID, REGION, SECRET, TARGET, signed
 
-KEY_ID: Final = "AKIDEXAMPLE"
-SECRET: Final = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
-REGION: Final = "us-east-1"
-TARGET: Final = "Kinesis_20131202.PutRecord"
-BODY: Final = b'{"StreamName": "clicks", "Data": "aGk=", "PartitionKey": "k"}'
 VANILLA: Final = "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"
 LETTERS: Final = "-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -179,32 +173,6 @@ def gate(
     """Return a gate with one key, whose clock is ahead by ``age``."""
     key = AccessKey(KEY_ID, SECRET, session_token=session_token, expires=expires)
     return Gate({KEY_ID: key}, region=region, dialect=AWS, now=lambda: datetime.now(UTC) + age)
-
-
-def signed(
-    *,
-    body: bytes = BODY,
-    url: str = "http://localhost:4567/",
-    headers: Mapping[str, str] | None = None,
-    region: str = REGION,
-    service: str = "kinesis",
-    key_id: str = KEY_ID,
-    secret: str = SECRET,
-    token: str | None = None,
-    auth: Callable[[Credentials, str, str], SigV4Auth] = SigV4Auth,
-) -> WireRequest:
-    """Return a request that botocore has signed."""
-    sent = AWSRequest("POST", url, headers={"X-Amz-Target": TARGET, **(headers or {})}, data=body)
-    auth(Credentials(key_id, secret, token), service, region).add_auth(sent)
-    prepared = sent.prepare()
-    parts = urlsplit(prepared.url)
-    shown = {name.lower(): _text(value) for name, value in prepared.headers.items()}
-    kept = body if auth is SigV4Auth else b""  # botocore moves the body of what it presigns into the query
-    return WireRequest("POST", parts.path or "/", parts.query, {"host": parts.netloc, **shown}, kept)
-
-
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode()
 
 
 def changed(request: WireRequest, **headers: str | None) -> WireRequest:
