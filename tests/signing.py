@@ -14,6 +14,7 @@ KEY_ID: Final = "AKIDEXAMPLE"
 SECRET: Final = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 REGION: Final = "us-east-1"
 TARGET: Final = "Kinesis_20131202.PutRecord"
+JSON: Final = "application/x-amz-json-1.1"
 BODY: Final = b'{"StreamName": "clicks", "Data": "aGk=", "PartitionKey": "k"}'
 
 
@@ -30,7 +31,7 @@ def signed(
     auth: Callable[[Credentials, str, str], SigV4Auth] = SigV4Auth,
 ) -> WireRequest:
     """Return a request that botocore has signed."""
-    sent = AWSRequest("POST", url, headers={"X-Amz-Target": TARGET, **(headers or {})}, data=body)
+    sent = AWSRequest("POST", url, headers={"X-Amz-Target": TARGET, "Content-Type": JSON, **(headers or {})}, data=body)
     auth(Credentials(key_id, secret, token), service, region).add_auth(sent)
     prepared = sent.prepare()
     parts = urlsplit(prepared.url)

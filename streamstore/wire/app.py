@@ -24,6 +24,7 @@ Answer = Callable[[WireRequest], Awaitable[WireResponse]]
 
 BODY_SECONDS_MAX: Final = 30.0
 CONTENT_LENGTH_DIGITS_MAX: Final = len(str(REQUEST_BODY_BYTES_MAX))
+BAD_REQUEST: Final = 400
 REQUEST_TIMEOUT: Final = 408
 UNENCODED_IN_PATHS: Final = "/:@!$&'()*+,;=~"
 
@@ -87,6 +88,9 @@ class App:
                 body = await (protocol() if _is_bounded(scope.headers) else _join(protocol))
         except TimeoutError:
             protocol.response_empty(REQUEST_TIMEOUT, [])
+            return
+        except Exception:  # whatever the server raises for a body that ends too soon
+            protocol.response_empty(BAD_REQUEST, [])
             return
         response = await self._answer(_rsgi_request(scope, body))
         if isinstance(response.body, bytes):

@@ -80,6 +80,13 @@ class _Serving:
         self._told_to_stop = asyncio.Event()
 
     async def run(self) -> None:
+        try:
+            await self._serve()
+        finally:
+            if self._access_log is not None:
+                self._access_log.close()
+
+    async def _serve(self) -> None:
         service = self._service()
         bound = self._bind()
         url = self._url(bound)
@@ -102,8 +109,6 @@ class _Serving:
                 await service.finished()
                 listener.stop()
                 await serving
-        if self._access_log is not None:
-            self._access_log.close()
 
     def _open_gate(self) -> Gate | None:
         if self._options.credentials is None:
