@@ -443,8 +443,8 @@ class Handed:
         self.method = request.method
         self.path = unquote(request.path)
         self.query_string = request.query
-        self.headers = {name: value for name, value in request.headers.items() if name != "host" or not is_http_2}
-        self.headers["content-length"] = str(len(request.body))
+        kept = {name: value for name, value in request.headers.items() if name != "host" or not is_http_2}
+        self.headers: Mapping[str, str] = {**kept, "content-length": str(len(request.body))}
         self.authority = request.headers["host"] if is_http_2 else None
         self._body = request.body
 
