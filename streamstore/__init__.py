@@ -10,6 +10,7 @@
 """
 
 from streamstore.aio import AsyncFeed, AsyncStreamConsumer, AsyncStreamStore
+from streamstore.check import check_store, check_store_apart
 from streamstore.consumer import StreamConsumer
 from streamstore.errors import (
     CorruptRecordError,
@@ -70,6 +71,7 @@ from streamstore.model import (
     UpdateShardCountResult,
     UpdateStreamResult,
 )
+from streamstore.salvage import LostRecords, SalvageResult, salvage_store
 from streamstore.store import StreamStore
 
 __all__ = [
@@ -96,6 +98,7 @@ __all__ = [
     "ListStreamConsumersResult",
     "ListStreamsResult",
     "ListTagsForStreamResult",
+    "LostRecords",
     "OutcomeUnknownError",
     "ProvisionedThroughputExceededException",
     "PutRecordResult",
@@ -106,6 +109,7 @@ __all__ = [
     "RequestError",
     "ResourceInUseException",
     "ResourceNotFoundException",
+    "SalvageResult",
     "SequenceNumberRange",
     "Shard",
     "ShardFilter",
@@ -133,4 +137,7 @@ __all__ = [
     "TrimResult",
     "UpdateShardCountResult",
     "UpdateStreamResult",
+    "check_store",
+    "check_store_apart",
+    "salvage_store",
 ]

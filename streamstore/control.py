@@ -349,6 +349,7 @@ class StreamControl(OpenStore):
                 counter,
                 horizon_ms=now_ms - stream.stored.retention_ms,
                 records_max=TRIM_RECORDS_MAX,
+                damaged_max=None,
             )
             if trimmed != counter:
                 save_counter(transaction, stream.stored.number, shard_index, trimmed)
@@ -380,7 +381,7 @@ class StreamControl(OpenStore):
         stream, shards = self._engine.read(look)
         return StreamDescription(
             stream_name=name,
-            stream_arn=self._stream_arn(name),
+            stream_arn=self.stream_arn(name),
             stream_status="ACTIVE",
             stream_creation_timestamp=datetime_of_ms(stream.creation_ms),
             retention_period_hours=stream.retention_hours,

@@ -134,6 +134,7 @@ import errno, fcntl, mmap
 path = folder / "a"
 path.write_bytes(bytes(4096))
 file = os.open(path, os.O_RDWR)
+synced = os.open(path, os.O_RDWR | os.O_DSYNC)
 spare = [os.open(path, os.O_RDWR) for _ in range(3)]
 act = {
     Kind.OPEN: lambda: os.close(os.open(path, os.O_RDONLY)),
@@ -149,6 +150,7 @@ act = {
     Kind.REMOVE_FOLDER: lambda: os.rmdir(folder / "b"),
     Kind.MAP: lambda: mmap.mmap(file, 4096, access=mmap.ACCESS_READ).close(),
     Kind.LOCK: lambda: fcntl.flock(file, fcntl.LOCK_SH),
+    Kind.SYNCED_WRITE: lambda: os.write(synced, b"x"),
 }
 for times in (1, 2):
     for kind, call in act.items():

@@ -4,7 +4,16 @@ Both are raw, because every layer between a socket and a put costs as much as th
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+)
 from typing import Final, Protocol, cast
 from urllib.parse import quote
 
@@ -54,6 +63,8 @@ class RsgiProtocol(Protocol):
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
+    def client_disconnect(self) -> Awaitable[None]: ...
+
     def response_empty(self, status: int, headers: list[tuple[str, str]], /) -> None: ...
 
     def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes, /) -> None: ...
@@ -77,7 +88,7 @@ class App:
         elif scope["type"] == "http":
             request = await _read(scope, receive)
             if request is not None:
-                await _write(await self._answer(request), send)
+                await _write(await self._answer(request), receive, send)
 
     async def __rsgi__(self, scope: RsgiScope, protocol: RsgiProtocol) -> None:
         """Answer one request."""
@@ -96,10 +107,8 @@ class App:
         if isinstance(response.body, bytes):
             protocol.response_bytes(response.status, response.headers, response.body)
             return
-        assert isinstance(response.body, AsyncIterator)  # because the answer was awaited
         transport = protocol.response_stream(response.status, response.headers)
-        async for frame in response.body:
-            await transport.send_bytes(frame)
+        await _send_frames(response.body, transport.send_bytes, protocol.client_disconnect())
 
 
 def app(store: StreamStore, *, authenticate: Authenticate | None = None) -> App:
@@ -189,7 +198,7 @@ async def _join(parts: AsyncIterable[bytes]) -> bytes:
     return b"".join(kept)
 
 
-async def _write(response: WireResponse, send: Send) -> None:
+async def _write(response: WireResponse, receive: Receive, send: Send) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
     body = response.body
     if isinstance(body, bytes):
@@ -198,7 +207,36 @@ async def _write(response: WireResponse, send: Send) -> None:
         await send({"type": "http.response.body", "body": body})
         return
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    assert isinstance(body, AsyncIterator)  # because the answer was awaited
-    async for frame in body:
+
+    async def send_frame(frame: bytes) -> None:
         await send({"type": "http.response.body", "body": frame, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
+
+    async def client_disconnect() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    if await _send_frames(body, send_frame, client_disconnect()):
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_frames(
+    frames: Iterator[bytes] | AsyncIterator[bytes],
+    send_frame: Callable[[bytes], Awaitable[None]],
+    client_disconnect: Awaitable[None],
+) -> bool:
+    """Send frames as they come, until there are no more or the client goes away. Return whether all were sent."""
+    assert isinstance(frames, AsyncIterator)  # because the answer was awaited
+
+    async def send_all() -> None:
+        async for frame in frames:
+            await send_frame(frame)
+
+    sending = asyncio.ensure_future(send_all())
+    leaving = asyncio.ensure_future(client_disconnect)
+    try:
+        await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return sending.done() and sending.exception() is None
+    finally:
+        for task in (sending, leaving):
+            task.cancel()
+        await asyncio.gather(sending, leaving, return_exceptions=True)

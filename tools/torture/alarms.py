@@ -18,4 +18,10 @@ class Alarm(NamedTuple):
     amount: Amount
 
 
-ALARMS: Final[tuple[Alarm, ...]] = ()
+ALARMS: Final[tuple[Alarm, ...]] = (
+    Alarm("acknowledge-before-commit", "kill", Amount(cases=200)),
+    Alarm("keys-in-a-later-commit", "kill", Amount(cases=200)),
+    Alarm("checkpoint-before-effect", "kill", Amount(cases=200)),
+    Alarm("counter-cached", "kill", Amount(cases=200)),
+    Alarm("parent-not-closed", "kill", Amount(cases=200)),
+)

@@ -30,12 +30,12 @@
 #define PARTS 64
 
 /* In the order of Kind in calls.py. */
-enum kind { OPEN, CLOSE, READ, WRITE, SYNC, TRUNCATE, ALLOCATE, RENAME, UNLINK, MAKE_FOLDER, REMOVE_FOLDER, MAP, LOCK, MARK };
+enum kind { OPEN, CLOSE, READ, WRITE, SYNC, TRUNCATE, ALLOCATE, RENAME, UNLINK, MAKE_FOLDER, REMOVE_FOLDER, MAP, LOCK, MARK, SYNCED_WRITE };
 
 /* What becomes of a call, in the order of Fault in calls.py. */
 enum fault { NONE, REFUSED, SHORT, FAILED_AFTERWARDS, KILLED_BEFORE, KILLED_HALFWAY, KILLED_AFTERWARDS };
 
-enum flag { SYNCED = 1, CREATED = 2, EMPTIED = 4 };
+enum flag { SYNCED = 1, CREATED = 2, EMPTIED = 4, FAILED = 8 };
 
 struct entry {
     uint32_t kind;
@@ -145,9 +145,10 @@ static void note_paths(struct entry entry, const char *path, const char *other) 
 
 /* ---- faults ---- */
 
-/* Returns what is to become of this call. Counts it. */
+/* Returns what is to become of this call. Counts it. A write that is synced is of two kinds. */
 static enum fault fault_of(enum kind kind) {
-    if (!(armed.kinds >> kind & 1))
+    uint32_t kinds = 1u << kind | (kind == SYNCED_WRITE ? 1u << WRITE : 0);
+    if (!(armed.kinds & kinds))
         return NONE;
     int64_t behind = ++armed.seen - armed.place;
     return behind >= 0 && behind < armed.times ? armed.fault : NONE;
@@ -225,7 +226,7 @@ static ssize_t write_watched(int descriptor, const struct iovec *parts, int coun
     take_lock();
     if (offset < 0)
         entry.offset = lseek(descriptor, 0, file.flags & O_APPEND ? SEEK_END : SEEK_CUR);
-    enum fault fault = fault_of(WRITE);
+    enum fault fault = fault_of(file.flags & O_DSYNC ? SYNCED_WRITE : WRITE);
     int64_t length = fault == SHORT || fault == KILLED_HALFWAY ? entry.length / 2 : entry.length;
     int used = cut_parts(parts, count, length, cut);
     if ((fault == SHORT && length) || !is_refused(fault))
@@ -233,8 +234,8 @@ static ssize_t write_watched(int descriptor, const struct iovec *parts, int coun
     else
         entry.result = -1;
     /* What a call wrote that was killed or failed may still be lost. */
-    if (file.flags & O_DSYNC && fault < FAILED_AFTERWARDS)
-        entry.flags = SYNCED;
+    if (file.flags & O_DSYNC)
+        entry.flags = fault < FAILED_AFTERWARDS ? SYNCED : fault == FAILED_AFTERWARDS ? FAILED : 0;
     note(entry, cut, cut_parts(cut, used, entry.result, cut));
     entry.result = told(fault, entry.result);
     give_lock();

@@ -36,6 +36,7 @@ _ENTRY: Final = struct.Struct("=IIQqqqII")
 _IS_SYNCED: Final = 1
 _HAS_CREATED: Final = 2
 _HAS_EMPTIED: Final = 4
+_HAS_FAILED: Final = 8
 
 
 class Kind(IntEnum):
@@ -55,6 +56,8 @@ class Kind(IntEnum):
     MAP = 11
     LOCK = 12
     MARK = 13
+    SYNCED_WRITE = 14
+    """A write through a descriptor on which each is synced; in the log it is a write like others."""
 
 
 EVERY_KIND: Final = frozenset(Kind) - {Kind.MARK}
@@ -97,6 +100,8 @@ class Entry(NamedTuple):
     """The write was on the disk when the call returned."""
     has_created: bool
     has_emptied: bool
+    has_failed: bool
+    """The synced write was made, and the caller was told that it had failed."""
 
 
 class Calls:
@@ -201,4 +206,5 @@ def read_log(log: Path) -> Iterator[Entry]:
             is_synced=bool(flags & _IS_SYNCED),
             has_created=bool(flags & _HAS_CREATED),
             has_emptied=bool(flags & _HAS_EMPTIED),
+            has_failed=bool(flags & _HAS_FAILED),
         )
