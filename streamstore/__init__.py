@@ -10,6 +10,7 @@
 """
 
 from streamstore.aio import AsyncFeed, AsyncStreamConsumer, AsyncStreamStore
+from streamstore.check import check_store, check_store_apart
 from streamstore.consumer import StreamConsumer
 from streamstore.errors import (
     CorruptRecordError,
@@ -68,6 +69,7 @@ from streamstore.model import (
     UpdateShardCountResult,
     UpdateStreamResult,
 )
+from streamstore.salvage import LostRecords, SalvageResult, salvage_store
 from streamstore.store import StreamStore
 
 __all__ = [
@@ -93,6 +95,7 @@ __all__ = [
     "ListStreamConsumersResult",
     "ListStreamsResult",
     "ListTagsForStreamResult",
+    "LostRecords",
     "OutcomeUnknownError",
     "ProvisionedThroughputExceededException",
     "PutRecordResult",
@@ -103,6 +106,7 @@ __all__ = [
     "RequestError",
     "ResourceInUseException",
     "ResourceNotFoundException",
+    "SalvageResult",
     "SequenceNumberRange",
     "Shard",
     "ShardFilter",
@@ -129,4 +133,7 @@ __all__ = [
     "TrimResult",
     "UpdateShardCountResult",
     "UpdateStreamResult",
+    "check_store",
+    "check_store_apart",
+    "salvage_store",
 ]

@@ -354,6 +354,8 @@ class AsyncStreamStore:
     get_records = _awaited(StreamStore.get_records)
     get_shard_iterator = _awaited(StreamStore.get_shard_iterator)
 
+    backup = _awaited(StreamStore.backup)
+
     create_stream = _awaited(StreamStore.create_stream)
     delete_stream = _awaited(StreamStore.delete_stream)
     describe_stream = _awaited(StreamStore.describe_stream)

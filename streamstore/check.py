@@ -1,16 +1,20 @@
 """Walks a store and yields every broken invariant as a sentence. Reads only, and never mends.
 
 What it proves: every value matches its checksum and address; each stream's open shards tile the hash keys; each
-shard has one counter and holds exactly the records that the counter says, contiguous, with arrival times that never
-go back; the tags of a stream are in order; each idempotency key names a record number that was given out, and has one
-time; each consumer has a stream, and each position a consumer; nothing in the file belongs to no stream; the totals add
-up.
+shard has one counter and holds exactly the records that the counter says, contiguous but for known losses, with arrival
+times that never go back; the tags of a stream are in order; each idempotency key names a record number that was given
+out, and has one time; each consumer has a stream, and each position a consumer; nothing in the file belongs to no
+stream; the totals add up.
 """
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
+from typing import Final
 
+from streamstore.apart import ChildDiedError, Report, reports_of
 from streamstore.dialect import DIALECTS
 from streamstore.disk_format import (
     CONSUMERS_DATABASE,
@@ -19,6 +23,7 @@ from streamstore.disk_format import (
     FORMAT_DATABASE,
     IDEMPOTENCY_KEYS_DATABASE,
     IDEMPOTENCY_TIMES_DATABASE,
+    LOSSES_DATABASE,
     NEXT_STREAM_NUMBER_KEY,
     POSITIONS_DATABASE,
     SECRET_KEY,
@@ -33,6 +38,7 @@ from streamstore.disk_format import (
     decode_format_bytes,
     decode_format_int,
     decode_format_str,
+    decode_loss,
     decode_position,
     decode_stream,
     idempotency_time_key,
@@ -43,32 +49,98 @@ from streamstore.disk_format import (
     split_idempotency_time_key,
     stream_number_of_idempotency_key,
 )
-from streamstore.engine import RECOVERY_DATABASE, Engine, ReadTransaction
+from streamstore.engine import RECOVERY_DATABASE, Engine, ObservedTransaction, ReadTransaction
 from streamstore.errors import CorruptRecordError, StorageError
 from streamstore.limits import HASH_KEY_MAX
 from streamstore.model import FirstPut, ShardCounter, StoredShard, StoredStream, StreamNumber
 from streamstore.reading import ShardReader
 from streamstore.streams import load_counter, load_format_int
 
-__all__ = ["check_store"]
+__all__ = ["check_store", "check_store_apart"]
+
+STEPS_PER_REPORT: Final = 1_000
 
 
-def check_store(path: Path | str) -> list[str]:
+def check_store(path: Path | str, *, allow_network_filesystem: bool = False) -> list[str]:
     """Return what is wrong with the store at ``path``, in sentences; an empty list means that all is well.
 
-    Opens the store beside its writers and looks at one snapshot. Raises ``StorageError`` if it cannot be opened.
+    Opens the store beside its writers and looks at one snapshot. Raises ``StorageError`` if it cannot be opened. Pages
+    that are damaged can end the process: ``check_store_apart`` is for those.
     """
-    engine = Engine(Path(path), initial=None, read_only=True, sync="full")
+    findings: list[str] = []
+    _walk(Path(path), findings.append, lambda: None, allow_network_filesystem=allow_network_filesystem)
+    return findings
+
+
+def check_store_apart(path: Path | str, *, stall_seconds: float = 60.0) -> list[str]:
+    """Like ``check_store``, in a child process: that it crashes, or hangs so long, is one more sentence and no end."""
+    findings: list[str] = []
     try:
-        return engine.read(lambda transaction: list(check_snapshot(transaction)))
+        # What was found in front of the death is kept.
+        findings.extend(filter(None, reports_of(_check_in_child, [os.fspath(path)], stall_s=stall_seconds)))
+    except ChildDiedError as death:
+        findings.append(f"The check could not be finished: the process that read {path} {death}.")
+    return findings
+
+
+def _check_in_child(report: Report, arguments: Sequence[str]) -> None:
+    steps = count(1)
+
+    def on_step() -> None:
+        if next(steps) % STEPS_PER_REPORT == 0:
+            report(None)
+
+    _walk(Path(arguments[0]), report, on_step, allow_network_filesystem=False)
+
+
+def _walk(
+    path: Path, on_finding: Callable[[str], None], on_step: Callable[[], None], *, allow_network_filesystem: bool
+) -> None:
+    engine = Engine(path, initial=None, read_only=True, sync="full", allow_network_filesystem=allow_network_filesystem)
+    told: set[str] = set()
+
+    def look(transaction: ReadTransaction) -> None:
+        for finding in check_snapshot(ObservedTransaction(transaction, on_step)):
+            if finding not in told:  # by a look that had to start again
+                told.add(finding)
+                on_finding(finding)
+
+    try:
+        engine.open_handles(on_step)
+        engine.read(look)
+    except StorageError as error:
+        on_finding(f"The check could not be finished: {error}")
     finally:
         engine.close()
 
 
 def check_snapshot(transaction: ReadTransaction) -> Iterator[str]:
     """Yield every broken invariant of one snapshot."""
-    yield from _check_format(transaction)
     streams: list[StoredStream] = []
+    yield from _as_far_as_it_goes(_check_format(transaction))
+    yield from _as_far_as_it_goes(_check_streams(transaction, streams))
+    for check in (
+        _check_consumers,
+        _check_positions,
+        _check_idempotency_keys,
+        _check_idempotency_times,
+        _check_losses,
+        _check_nothing_foreign,
+        _check_totals,
+    ):
+        yield from _as_far_as_it_goes(check(transaction, streams))
+
+
+def _as_far_as_it_goes(findings: Iterator[str]) -> Iterator[str]:
+    """Yield the findings of one part, and what ended it: damaged pages there hide nothing elsewhere."""
+    try:
+        yield from findings
+    except StorageError as error:
+        yield str(error)
+
+
+def _check_streams(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
+    """Check all streams, and add them to the list."""
     for key, value in transaction.items_from(STREAMS_DATABASE, b""):
         try:
             streams.append(decode_stream(key, value))
@@ -76,12 +148,6 @@ def check_snapshot(transaction: ReadTransaction) -> Iterator[str]:
             yield f"The entry of stream {key!r} is damaged: {error}."
     for stream in streams:
         yield from _check_stream(transaction, stream)
-    yield from _check_consumers(transaction, streams)
-    yield from _check_positions(transaction, streams)
-    yield from _check_idempotency_keys(transaction, streams)
-    yield from _check_idempotency_times(transaction)
-    yield from _check_nothing_foreign(transaction, streams)
-    yield from _check_totals(transaction, streams)
 
 
 def _check_format(transaction: ReadTransaction) -> Iterator[str]:
@@ -113,7 +179,8 @@ def _check_stream(transaction: ReadTransaction, stream: StoredStream) -> Iterato
     for shard_index, shard in stream.shards.items():
         name = f"Shard {shard_index} of {stream.name}"
         yield from _check_lineage(stream, shard_index, shard, name)
-        yield from _check_shard(ShardReader(transaction, stream.number, shard_index, name), shard, name)
+        reader = ShardReader(transaction, stream.number, shard_index, name)
+        yield from _as_far_as_it_goes(_check_shard(reader, shard, name))
 
 
 def _check_lineage(stream: StoredStream, shard_index: int, shard: StoredShard, name: str) -> Iterator[str]:
@@ -152,8 +219,9 @@ def _check_shard(reader: ShardReader, shard: StoredShard, name: str) -> Iterator
             if arrival_ms > counter.last_arrival_ms:
                 yield f"{name} has a record that arrived after its counter's last arrival."
         except CorruptRecordError as error:
-            yield str(error)
-            start = int(error.sequence_number) + 1
+            if not reader.is_known_loss(int(error.sequence_number)):
+                yield str(error)
+            start = int(error.last_sequence_number) + 1
     database = records_database(reader.stream_number, reader.shard_index)
     first_key, _ = next(reader.transaction.items_from(database, b""), (None, None))
     if first_key is not None and first_key < record_key(counter.first_sequence):
@@ -228,7 +296,8 @@ def _was_given_out(stream: StoredStream, put: FirstPut, counters: dict[tuple[Str
     return counter is None or first_sequence <= put.sequence < counter.next_sequence
 
 
-def _check_idempotency_times(transaction: ReadTransaction) -> Iterator[str]:
+def _check_idempotency_times(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
+    del streams  # a time belongs to a key
     for time_key, value in transaction.items_from(IDEMPOTENCY_TIMES_DATABASE, b""):
         key, sent_ms = split_idempotency_time_key(time_key)
         stored = transaction.get(IDEMPOTENCY_KEYS_DATABASE, key)
@@ -239,11 +308,36 @@ def _check_idempotency_times(transaction: ReadTransaction) -> Iterator[str]:
             pass  # told of the key
 
 
+def _check_losses(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
+    counters = _sound_counters(transaction, streams)
+    addresses = {(stream.number, index) for stream in streams for index in stream.shards}
+    behind_last: tuple[StreamNumber, int, int] | None = None
+    for key, value in transaction.items_from(LOSSES_DATABASE, b""):
+        try:
+            stream_number, shard_index, lost = decode_loss(key, value)
+        except DamagedValueError as error:
+            yield f"The loss {key.hex()} is damaged: {error}."
+            continue
+        if (stream_number, shard_index) not in addresses:
+            yield f"The loss {key.hex()} belongs to no stream."
+        if behind_last is not None and (stream_number, shard_index, lost.start) <= behind_last:
+            yield f"The loss {key.hex()} is one with the loss in front of it."
+        behind_last = stream_number, shard_index, lost.stop
+        counter = counters.get((stream_number, shard_index))
+        if not lost or (counter is not None and not counter.first_sequence < lost.stop <= counter.next_sequence):
+            yield f"The loss {key.hex()} is one of numbers that its shard does not have."
+        stored, _ = next(
+            transaction.items_from(records_database(stream_number, shard_index), record_key(lost.start)), (None, b"")
+        )
+        if stored is not None and stored < record_key(lost.stop):
+            yield f"The loss {key.hex()} is one of a record that is there."
+
+
 def _check_nothing_foreign(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
     addresses = {(stream.number, index) for stream in streams for index in stream.shards}
     known = {FORMAT_DATABASE, STREAMS_DATABASE, COUNTERS_DATABASE, RECOVERY_DATABASE}
     known |= {CONSUMERS_DATABASE, POSITIONS_DATABASE}
-    known |= {IDEMPOTENCY_KEYS_DATABASE, IDEMPOTENCY_TIMES_DATABASE}
+    known |= {IDEMPOTENCY_KEYS_DATABASE, IDEMPOTENCY_TIMES_DATABASE, LOSSES_DATABASE}
     known |= {records_database(*address) for address in addresses}
     for database in transaction.databases():
         if database not in known:

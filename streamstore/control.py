@@ -349,6 +349,7 @@ class StreamControl(OpenStore):
                 counter,
                 horizon_ms=now_ms - stream.stored.retention_ms,
                 records_max=TRIM_RECORDS_MAX,
+                damaged_max=None,
             )
             if trimmed != counter:
                 save_counter(transaction, stream.stored.number, shard_index, trimmed)

@@ -18,6 +18,9 @@ named database           key                         payload
 ``idempotency_keys``     stream number u32, digest   shard index u32, sequence u64, sent ms u64
 ``idempotency_times``    stream number u32, sent ms  not sealed, empty: the sent ms in ``idempotency_keys``
                          u64, digest                 proves it
+``losses``               stream number u32,          sequence u64: the numbers from the key's to the one in front
+                         shard index u32,            of this are known to be lost; in salvaged stores only
+                         sequence u64
 ``recoveries``           ``last``, ``change``        not sealed: marks that the engine knows its commits by
 ======================== =========================== ===================================================
 
@@ -27,6 +30,7 @@ The address of a record is (stream number u32, shard index u32, sequence u64); o
 its database, a slash, and its key. This module knows bytes, not operations, and never touches LMDB.
 """
 
+import re
 import struct
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
@@ -65,6 +69,7 @@ CONSUMERS_DATABASE: Final = b"consumers"
 POSITIONS_DATABASE: Final = b"positions"
 IDEMPOTENCY_KEYS_DATABASE: Final = b"idempotency_keys"
 IDEMPOTENCY_TIMES_DATABASE: Final = b"idempotency_times"
+LOSSES_DATABASE: Final = b"losses"
 
 # Keys of the format database.
 VERSION_KEY: Final = b"version"  # int: FORMAT_VERSION
@@ -77,6 +82,8 @@ _CRC: Final = struct.Struct(">I")
 _SHARD_KEY: Final = struct.Struct(">II")
 _RECORD_KEY: Final = struct.Struct(">Q")
 _POSITION: Final = struct.Struct(">Q")
+_LOSS_KEY: Final = struct.Struct(">IIQ")
+_LOSS: Final = struct.Struct(">Q")
 _INDEX: Final = struct.Struct(">I")
 _COUNTER: Final = struct.Struct(">QQQQQ")
 _STREAM_PREFIX: Final = struct.Struct(">I")
@@ -85,6 +92,7 @@ _FIRST_PUT: Final = struct.Struct(">IQQ")
 _DIGEST_BYTES: Final = 16
 _TIME_MS_MAX: Final = 2**64 - 1
 _HASH_KEY_BYTES: Final = 16
+_RECORDS_DATABASE: Final = re.compile(rb"records/([0-9]{1,10})/([0-9]{1,10})")
 _END_OF_NAME: Final = b"\0"
 _FIRST_FIELDS: Final = 5
 _FIRST_SETTINGS: Final[list[object]] = [False, "PROVISIONED", IDEMPOTENCY_WINDOW_MS_DEFAULT, [], []]
@@ -102,8 +110,22 @@ def counter_key(stream_number: StreamNumber, shard_index: int) -> bytes:
     return _SHARD_KEY.pack(stream_number, shard_index)
 
 
+def parse_counter_key(key: bytes) -> tuple[StreamNumber, int]:
+    """Return stream number and shard index."""
+    if len(key) != _SHARD_KEY.size:
+        raise DamagedValueError(f"{key!r} is no key of a counter")
+    stream_number, shard_index = _SHARD_KEY.unpack(key)
+    return StreamNumber(stream_number), shard_index
+
+
 def records_database(stream_number: StreamNumber, shard_index: int) -> bytes:
     return b"records/%d/%d" % (stream_number, shard_index)
+
+
+def parse_records_database(database: bytes) -> tuple[StreamNumber, int] | None:
+    """Return stream number and shard index, or None for a name that is not one of records."""
+    match = _RECORDS_DATABASE.fullmatch(database)
+    return None if match is None else (StreamNumber(int(match[1])), int(match[2]))
 
 
 def record_key(sequence: int) -> bytes:
@@ -264,6 +286,24 @@ def decode_position(key: bytes, value: bytes) -> int:
     return int.from_bytes(payload, "big")
 
 
+def loss_key(stream_number: StreamNumber, shard_index: int, first_sequence: int) -> bytes:
+    return _LOSS_KEY.pack(stream_number, shard_index, first_sequence)
+
+
+def encode_loss(key: bytes, stop: int) -> bytes:
+    return _seal(_address(LOSSES_DATABASE, key), _LOSS.pack(stop))
+
+
+def decode_loss(key: bytes, value: bytes) -> tuple[StreamNumber, int, range]:
+    """Return stream number, shard index and the numbers that are lost."""
+    payload = _unseal(_address(LOSSES_DATABASE, key), value)
+    if len(key) != _LOSS_KEY.size or len(payload) != _LOSS.size:
+        raise DamagedValueError(f"a loss has {len(key)} and {len(payload)} bytes")
+    stream_number, shard_index, first_sequence = _LOSS_KEY.unpack(key)
+    (stop,) = _LOSS.unpack(payload)
+    return StreamNumber(stream_number), shard_index, range(first_sequence, stop)
+
+
 def idempotency_key_key(stream_number: StreamNumber, idempotency_key: str) -> bytes:
     digest = blake2b(idempotency_key.encode(), digest_size=_DIGEST_BYTES, usedforsecurity=False).digest()
     return _STREAM_PREFIX.pack(stream_number) + digest
@@ -338,6 +378,8 @@ class RecordFormat:
 
     def decode(self, key: bytes, value: bytes) -> Record:
         """Return one record, or raise ``DamagedValueError``."""
+        if len(key) != _RECORD_KEY.size:
+            raise DamagedValueError("its key is not one of a record")
         records, damage = self.decode_run([(key, value)], sequence_of_record_key(key), bytes_max=len(value))
         if damage is not None:
             raise damage

@@ -15,6 +15,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, Protocol, TypeVar, cast
 
@@ -35,7 +36,15 @@ from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MIN
 from streamstore.model import SyncMode
 from streamstore.process import NESTED_CALL, ReaderGate, open_engines
 
-__all__ = ["Engine", "ReadTransaction", "RepairNeededError", "WriteTransaction", "translate"]
+__all__ = [
+    "Engine",
+    "ObservedTransaction",
+    "ReadTransaction",
+    "RepairNeededError",
+    "WriteTransaction",
+    "translate",
+    "translated",
+]
 
 T = TypeVar("T")
 Databases = Mapping[bytes, Mapping[bytes, bytes]]
@@ -134,6 +143,45 @@ class ReadTransaction:
             # LMDB forbids opening a handle while another transaction of the process may do the same.
             raise _HandleMissingError(database)
         return handle
+
+
+class ObservedTransaction(ReadTransaction):
+    """A snapshot that may be damaged: it tells of every step, its errors are ours, and its keys rise or it ends.
+
+    Pages that are not what they were may lead round in circles.
+    """
+
+    __slots__ = ("_on_step",)
+
+    def __init__(self, seen: ReadTransaction, on_step: Callable[[], None]) -> None:
+        super().__init__(seen._transaction, seen._handles)
+        self._on_step = on_step
+
+    def get(self, database: bytes, key: bytes) -> bytes | None:
+        self._on_step()
+        with translated("read"):
+            return super().get(database, key)
+
+    def items_from(self, database: bytes, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with translated("read"):
+            last_key = None
+            for item in super().items_from(database, key):
+                if last_key is not None and item[0] <= last_key:
+                    name = database.decode(errors="replace")
+                    raise StoreFormatError(
+                        f"The keys of {name} do not rise behind {last_key!r}: its pages are damaged."
+                    )
+                last_key = item[0]
+                self._on_step()
+                yield item
+
+    def last_key(self, database: bytes) -> bytes | None:
+        with translated("read"):
+            return super().last_key(database)
+
+    def databases(self) -> list[bytes]:
+        with translated("read"):
+            return super().databases()
 
 
 class WriteTransaction(ReadTransaction):
@@ -272,7 +320,7 @@ class Engine:
         self._write_lock = threading.RLock()  # a signal handler may fork while its thread writes
         self._readers = ReaderGate()
         self.handles: dict[bytes, lmdb._Database] = {}  # replaced, so that those who read do not see it grow
-        with _translated(f"open {path}"):
+        with translated(f"open {path}"):
             if initial is not None:
                 self._folder.create(lambda creating: _create_environment(creating, initial))
             self._folder.refuse_missing()
@@ -313,7 +361,7 @@ class Engine:
             try:
                 return self.write_unrepaired(apply)
             except RepairNeededError as repair:
-                with self._write_lock, _translated("write"):
+                with self._write_lock, translated("write"):
                     repair.mend()
 
     def write_unrepaired(self, apply: Callable[[WriteTransaction], T]) -> T:
@@ -367,7 +415,7 @@ class Engine:
 
     def _sync_last_commits(self) -> None:
         if self._sync != "full" and not self._read_only and self._failure is None:
-            with _translated("close"):
+            with translated("close"):
                 self._env.sync(True)
 
     def no_readers(self) -> contextlib.AbstractContextManager[None]:
@@ -380,6 +428,34 @@ class Engine:
     def watchable_path(self) -> str:
         """Return a path by which inotify can watch the data file, wherever the folder is moved to meanwhile."""
         return self._lock.watchable_path()
+
+    def refuse_moved(self) -> None:
+        """Refuse to go on by the path of the folder if that is not there any more."""
+        self.refuse_unusable()
+        with translated(f"find {self._folder.path}"):
+            if self._folder.identity() != self.identity:
+                raise StorageError(f"Another store lies at {self._folder.path} now: this one was moved.")
+
+    def copy_to(self, data_path: Path, *, compact: bool) -> None:
+        """Write one snapshot into a new file, and sync that. ``compact`` leaves out the pages that nothing uses.
+
+        No other thread may need the environment meanwhile: it can neither be closed nor grow.
+        """
+        with translated(f"copy to {data_path}"):
+            self.read(ReadTransaction.commit_number)  # which takes over a map that has grown
+            descriptor = os.open(data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                self._readers.read(lambda: self._env.copyfd(descriptor, compact))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def open_handles(self, on_step: Callable[[], None]) -> None:
+        """Open a handle of each database: a read that finds one missing starts again from the beginning."""
+        for database in self.read(ReadTransaction.databases):
+            with contextlib.suppress(StorageError):  # whoever reads it will be told
+                self.read(partial(ReadTransaction.last_key, database=database))
+            on_step()
 
     def info(self) -> dict[str, int]:
         """Return LMDB's figures: map_size, last_pgno, last_txnid, max_readers, num_readers."""
@@ -691,7 +767,7 @@ def translate(error: BaseException, doing: str) -> StorageError:
 
 
 @contextlib.contextmanager
-def _translated(doing: str) -> Generator[None]:
+def translated(doing: str) -> Generator[None]:
     try:
         yield
     except StorageError:

@@ -18,7 +18,7 @@
         StoreNotFoundError (FileNotFoundError)    not opened
         StoreFormatError                          not opened, or the damaged part refused
         StoreForkedError                          nothing stored
-        CorruptRecordError                        nothing changed; .shard_id .sequence_number
+        CorruptRecordError                        nothing changed; .shard_id .sequence_number .last_sequence_number
         OutcomeUnknownError                       the request may or may not be stored
 
 The names of the request errors are those of the Kinesis and Yandex Data Streams documents, where all of
@@ -179,14 +179,21 @@ class StoreForkedError(StorageError):
 class CorruptRecordError(StorageError):
     """A stored record does not prove itself: its checksum, number or shape is wrong.
 
-    Nothing changed. The records before and after it stay readable: read on from the next sequence number.
+    Nothing changed. The records before and after it stay readable: read on behind ``last_sequence_number``, which is
+    ``sequence_number`` but in a salvaged store, where one error stands for a whole run of records that were lost.
     """
 
-    def __init__(self, *, shard_id: str, sequence_number: str, problem: str) -> None:
+    def __init__(
+        self, *, shard_id: str, sequence_number: str, problem: str, last_sequence_number: str | None = None
+    ) -> None:
         self.shard_id = shard_id
         self.sequence_number = sequence_number
+        self.last_sequence_number = last_sequence_number or sequence_number
         self.problem = problem
-        super().__init__(f"Record {sequence_number} of {shard_id} is damaged: {problem}.")
+        which = f"Record {sequence_number} of {shard_id} is"
+        if self.last_sequence_number != sequence_number:
+            which = f"Records {sequence_number} to {last_sequence_number} of {shard_id} are"
+        super().__init__(f"{which} damaged: {problem}.")
 
 
 class OutcomeUnknownError(StorageError):

@@ -1,5 +1,7 @@
 """The folder of a store: creating it so that a crash leaves none or a whole one, and locking it.
 
+``whole_or_none`` is for a store that is not created but made of another one.
+
 A store is a folder with ``data.mdb`` (everything) and ``lock.mdb`` (LMDB's, rebuilt when nobody has it open).
 Knows files, never LMDB's functions: the caller fills a new file and opens an existing one.
 
@@ -12,6 +14,7 @@ alone joins only when LMDB's own lock still stands.
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import struct
 import time
@@ -28,11 +31,12 @@ from streamstore.errors import (
     StoreNotFoundError,
 )
 
-__all__ = ["NETWORK_FILESYSTEMS", "FolderLock", "StoreFolder", "filesystem_of"]
+__all__ = ["NETWORK_FILESYSTEMS", "FolderLock", "StoreFolder", "filesystem_of", "nobody_else", "whole_or_none"]
 
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "lock.mdb"
 CREATING_FOLDER: Final = ".creating"
+MAKING_SUFFIX: Final = ".unfinished"
 FOLDER_ENTRIES_IGNORED: Final = {CREATING_FOLDER, "lost+found"}
 
 LOCK_FILE_BYTES: Final = 128 * 1024  # 64 bytes a reader: room for READERS_MAX of the engine
@@ -190,6 +194,48 @@ class FolderLock:
         except BlockingIOError:
             return False
         return True
+
+
+@contextmanager
+def whole_or_none(target: Path) -> Generator[Path]:
+    """Give a new folder to make a store in, beside ``target``; behind the block it is put on disk and in its place.
+
+    Nothing is under the name of ``target`` before, nor after a block that failed. Refuses a target that exists.
+    """
+    if os.path.lexists(target):
+        raise InvalidArgumentException(
+            argument="path", value=os.fspath(target), constraint="be new, in a folder that exists"
+        )
+    making = target.absolute().with_name(f".{target.name}.{secrets.token_hex(4)}{MAKING_SUFFIX}")
+    making.mkdir()
+    try:
+        yield making
+        (making / LOCK_FILE).unlink(missing_ok=True)  # of those who filled and checked it, who are gone
+        sync_file(making / DATA_FILE)
+        sync_folder(making)
+        os.rename(making, target)
+        try:
+            sync_folder(making.parent)
+        except BaseException:
+            os.rename(target, making)
+            raise
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def nobody_else(folder: StoreFolder) -> Generator[None]:
+    """Keep everybody from opening the store, by its data file alone. Refuses one that is open."""
+    folder.refuse_missing()
+    descriptor = os.open(folder.data_path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise StoreLockedError(f"{folder.path} is open: close it first, nothing may write it meanwhile.") from error
+    finally:
+        os.close(descriptor)
 
 
 def preallocate(path: Path, size_bytes: int) -> None:

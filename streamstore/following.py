@@ -177,7 +177,7 @@ class Following:
                 limit=limit,
             )
         except CorruptRecordError as error:
-            places[shard_index] = ShardPlace(int(error.sequence_number) + 1, place.not_before_ms)
+            places[shard_index] = ShardPlace(int(error.last_sequence_number) + 1, place.not_before_ms)
             return [Found(shard_index, error)]
         places[shard_index] = ShardPlace(page.next_sequence, page.next_not_before_ms)
         return list(_found_on(page, shard_index, shard_id))

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final, Self, TypeVar
 
+from streamstore.backup import back_up
 from streamstore.dialect import YANDEX, Dialect
 from streamstore.engine import Engine, WriteTransaction
 from streamstore.errors import InvalidArgumentException
@@ -21,6 +22,7 @@ from streamstore.streams import KnownStream, StreamCatalog, initial_databases, l
 from streamstore.subscribe import Subscriptions
 from streamstore.validate import (
     parse_account_id,
+    parse_bool,
     parse_dialect,
     parse_path,
     parse_region,
@@ -93,6 +95,22 @@ class OpenStore:
         """
         self._close()
         self._finalizer.detach()
+
+    def backup(self, path: str | os.PathLike[str], *, compact: bool = False) -> None:
+        """Copy the store to the new folder ``path``, while others read and write it. Open the copy to restore it.
+
+        The copy holds every record that was acknowledged before the call, and is one moment of the store. It is on
+        disk, and proved by ``check_store``, when the call returns. ``compact``: leave out the pages that nothing uses
+        now. Meanwhile the store cannot use again the pages that it frees, so it may grow.
+
+        Raises ``InvalidArgumentException`` (something is at ``path`` already), ``StoreFullError``,
+        ``StoreFormatError`` (the store is damaged), ``StorageError``, ``StoreClosedError``, ``StoreForkedError``: then
+        nothing is at ``path``, and the store is as it was.
+        """
+        target = parse_path(path)
+        is_compact = parse_bool("compact", compact)
+        self._engine.refuse_moved()
+        back_up(self.path, target, compact=is_compact)
 
     def __enter__(self) -> Self:
         return self

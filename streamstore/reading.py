@@ -1,14 +1,22 @@
 """Reads one shard inside a transaction: find, read, prove. The only read path of records."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
-from streamstore.disk_format import RecordFormat, record_key, records_database
+from streamstore.disk_format import (
+    DamagedValueError,
+    RecordFormat,
+    record_key,
+    records_database,
+    sequence_of_record_key,
+)
 from streamstore.engine import ReadTransaction
 from streamstore.errors import CorruptRecordError
 from streamstore.limits import GET_RECORDS_BYTES_MAX
+from streamstore.losses import loss_at
 from streamstore.model import Record, ShardCounter, StreamNumber
 from streamstore.streams import load_counter
 
@@ -79,12 +87,25 @@ class ShardReader:
             return counter.first_sequence
         return self.first_not_before(horizon_ms, counter.first_sequence, counter.next_sequence)
 
-    def arrival_of_oldest_ms(self, counter: ShardCounter) -> int | None:
-        """Return when the oldest record in the file arrived, or None if it is damaged or there is none."""
-        if counter.first_sequence == counter.next_sequence:
-            return None
-        oldest = self.first_sound(counter.first_sequence, counter.first_sequence + 1)
-        return None if oldest is None else oldest.arrival_ms
+    def look_for_sound(self, start: int, stop: int, *, damaged_max: int | None) -> tuple[int, int | None]:
+        """Return number and arrival of the first record in [start, stop) that is not damaged.
+
+        Where there is none, the arrival is None, and the number ``stop``, or where to go on looking behind
+        ``damaged_max`` damaged ones.
+        """
+        record_format = RecordFormat(self.stream_number, self.shard_index)
+        for key, value in islice(self._items(start, stop), damaged_max):
+            try:
+                record = record_format.decode(key, value)
+            except DamagedValueError:
+                start = sequence_of_record_key(key) + 1
+            else:
+                return int(record.sequence_number), record.arrival_ms
+        return self.first_stored(start, stop), None
+
+    def first_stored(self, start: int, stop: int) -> int:
+        """Return the first number in [start, stop) that the file has a record of, damaged or not; else ``stop``."""
+        return next((sequence_of_record_key(key) for key, _ in self._items(start, stop)), stop)
 
     def first_not_before(self, time_ms: int, start: int, stop: int) -> int:
         """Bisect for the first record in [start, stop) that arrived at or after ``time_ms``; ``stop`` if there is none.
@@ -123,21 +144,35 @@ class ShardReader:
         records, damage = record_format.decode_run(items, start, bytes_max=GET_RECORDS_BYTES_MAX)
         if not records:
             # Those in front of a damaged one are good; the next page starts at it, and says so.
-            raise CorruptRecordError(
-                shard_id=self.shard_id,
-                sequence_number=str(start),
-                problem="it is missing" if damage is None else str(damage),
-            ) from damage
+            raise self._damage(start, "it is missing" if damage is None else str(damage)) from damage
         return records
 
     def first_sound(self, start: int, stop: int) -> Record | None:
         """Return the first record in [start, stop) that is not damaged, None if there is none."""
-        for sequence in range(start, stop):
-            try:
-                return self._collect(sequence, sequence + 1)[0]
-            except CorruptRecordError:
-                pass
+        record_format = RecordFormat(self.stream_number, self.shard_index)
+        for key, value in self._items(start, stop):
+            with contextlib.suppress(DamagedValueError):
+                return record_format.decode(key, value)
         return None
+
+    def is_known_loss(self, sequence: int) -> bool:
+        return loss_at(self.transaction, self.stream_number, self.shard_index, sequence) is not None
+
+    def _damage(self, sequence: int, problem: str) -> CorruptRecordError:
+        lost = loss_at(self.transaction, self.stream_number, self.shard_index, sequence)
+        return CorruptRecordError(
+            shard_id=self.shard_id,
+            sequence_number=str(sequence),
+            last_sequence_number=None if lost is None else str(lost[-1]),
+            problem=problem if lost is None else "the store was salvaged, and nothing was left there",
+        )
+
+    def _items(self, start: int, stop: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield what is stored under the numbers in [start, stop), damaged or not."""
+        end = record_key(stop)
+        items = self.transaction.items_from(self._database(), record_key(start))
+        # A key of another length is none of a record.
+        return (item for item in takewhile(lambda item: item[0] < end, items) if len(item[0]) == len(end))
 
     def _database(self) -> bytes:
         return records_database(self.stream_number, self.shard_index)

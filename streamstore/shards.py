@@ -28,6 +28,7 @@ from streamstore.limits import (
     WRITE_QUOTA_DEBT_NS_MAX,
     WRITE_QUOTA_RECORDS_PER_SEC,
 )
+from streamstore.losses import loss_at
 from streamstore.model import (
     FirstPut,
     NewRecord,
@@ -51,6 +52,7 @@ BYTES_PER_KB: Final = 1024
 # How many expired records a commit deletes of a shard: more than it adds, and few enough that nobody waits for it.
 TRIM_RECORDS_MIN: Final = 32
 TRIM_RECORDS_PER_RECORD: Final = 2
+TRIM_DAMAGED_MAX: Final = 1_000  # how many damaged ones it passes over to find when they arrived: a millisecond or two
 
 
 PutOutcome = PutRecordsResultEntry | ProvisionedThroughputExceededException
@@ -126,7 +128,14 @@ class _OpenShard:
     def trim(self, transaction: WriteTransaction, *, horizon_ms: int, records_max: int) -> bool:
         """Delete expired records, at most so many; tell whether there were any. Before anything is appended."""
         stored = self.counter()._replace(next_sequence=self.next_sequence - len(self._waiting))
-        trimmed = trim_shard(transaction, self.known, stored, horizon_ms=horizon_ms, records_max=records_max)
+        trimmed = trim_shard(
+            transaction,
+            self.known,
+            stored,
+            horizon_ms=horizon_ms,
+            records_max=records_max,
+            damaged_max=TRIM_DAMAGED_MAX,
+        )
         self._first_sequence = trimmed.first_sequence
         return trimmed != stored
 
@@ -319,6 +328,9 @@ class ShardAppender:
         """Prove the counter against the records, so that no record is overwritten and no number skipped."""
         last_key = self.transaction.last_key(known.database)
         next_by_records = counter.first_sequence if last_key is None else sequence_of_record_key(last_key) + 1
+        if next_by_records < counter.next_sequence:
+            lost = loss_at(self.transaction, known.stream_number, known.shard_index, next_by_records)
+            next_by_records = next_by_records if lost is None else lost.stop
         if next_by_records != counter.next_sequence:
             raise StoreFormatError(
                 f"{known.shard_id} is damaged: its counter says that record {counter.next_sequence} comes next, its "

@@ -200,7 +200,7 @@ class StreamStore(ConsumerControl):
         Raises ``InvalidArgumentException`` (a damaged token, or one of another store), ``ExpiredIteratorException``,
         ``ResourceNotFoundException`` (the stream was deleted), ``ProvisionedThroughputExceededException`` (only if the
         stream has a read quota: a sixth call within a second, or one before what the last returned is paid off at 2
-        MB/s), ``CorruptRecordError`` when the first record of the page is damaged (read on after its number),
+        MB/s), ``CorruptRecordError`` when the first record of the page is damaged (read on behind its last number),
         ``StorageError``. Reading never changes anything.
         """
         now_ms = self._clock()

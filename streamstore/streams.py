@@ -44,6 +44,7 @@ from streamstore.errors import (
 )
 from streamstore.idempotency import clear_idempotency_keys
 from streamstore.limits import ON_DEMAND_STREAMS_PER_STORE_MAX, SHARDS_PER_STORE_MAX
+from streamstore.losses import delete_losses
 from streamstore.model import ShardCounter, StoredShard, StoredStream, StreamNumber, StreamSettings
 from streamstore.routing import ShardRouter, slice_hash_keys
 
@@ -70,7 +71,8 @@ __all__ = [
 class KnownShard:
     """What a shard's records need that never changes; made once for each shard that is written to.
 
-    It remembers too when the oldest record arrived, as retention found it.
+    It remembers too when the oldest record arrived, as retention found it: that of ``oldest_sequence``, in front of
+    which all are damaged; None while it is still to be found.
     """
 
     __slots__ = (
@@ -242,6 +244,7 @@ def drop_shard(transaction: WriteTransaction, stream_number: StreamNumber, shard
     """Remove what the file holds of a shard. The stream's entry is the caller's. Only on the writer thread."""
     transaction.drop(records_database(stream_number, shard_index))
     transaction.delete(COUNTERS_DATABASE, counter_key(stream_number, shard_index))
+    delete_losses(transaction, stream_number, shard_index)
     add_to_shard_count(transaction, -1)
 
 

@@ -21,8 +21,9 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 def command(program: str, *arguments: object) -> list[str]:
-    """Return what runs ``tests/programs/<program>.py``."""
-    return [sys.executable, "-W", "error", "-m", f"tests.programs.{program}", *map(str, arguments)]
+    """Return what runs ``tests/programs/<program>.py``, or the module of this name if that has a dot."""
+    module = program if "." in program else f"tests.programs.{program}"
+    return [sys.executable, "-W", "error", "-m", module, *map(str, arguments)]
 
 
 def code(source: str, *arguments: object) -> list[str]:

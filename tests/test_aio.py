@@ -38,6 +38,7 @@ NOT_AWAITED: Final = {
     "source_of_tail": "for AsyncStreamStore itself",
     "source_of_subscription": "for AsyncStreamStore itself",
     "submit": "for AsyncStreamStore itself",
+    "stream_of_token": "it reads nothing, so there is nothing to wait for",
 }
 
 ITERATED: Final = {"consumer", "read", "tail", "subscribe_to_shard"}

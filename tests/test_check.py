@@ -26,10 +26,12 @@ from streamstore.disk_format import (
     encode_counter,
     encode_first_put,
     encode_format_value,
+    encode_loss,
     encode_position,
     encode_stream,
     idempotency_key_key,
     idempotency_time_key,
+    loss_key,
     position_key,
     record_key,
 )
@@ -91,6 +93,16 @@ def put_consumer(raw: RawStore, stream_number: int, name: str) -> None:
 def put_position(raw: RawStore, stream_number: int, name: str, shard_index: int) -> None:
     key = position_key(StreamNumber(stream_number), name, shard_index)
     raw.put(b"positions", key, encode_position(key, 0))
+
+
+def put_loss(raw: RawStore, stream_number: int, start: int, stop: int) -> None:
+    key = loss_key(StreamNumber(stream_number), 0, start)
+    raw.put(b"losses", key, encode_loss(key, stop))
+
+
+def put_two_losses_for_one(raw: RawStore) -> None:
+    put_loss(raw, 1, 0, 1)
+    put_loss(raw, 1, 1, 2)
 
 
 START_MS = 1_700_000_000_000
@@ -234,6 +246,16 @@ DAMAGES: list[tuple[Callable[[RawStore], None], str]] = [
         lambda raw: raw.put(IDEMPOTENCY_TIMES_DATABASE, b"odd", b""),
         r"The idempotency time 6f6464 is not that of a key\.",
     ),
+    (lambda raw: put_loss(raw, 9, 0, 3), r"The loss 0{7}9.* belongs to no stream\."),
+    (lambda raw: put_loss(raw, 1, 1, 3), r"The loss 0{7}1.* is one of a record that is there\."),
+    (lambda raw: put_loss(raw, 1, 3, 4), r"The loss 0{7}1.* is one of numbers that its shard does not have\."),
+    (lambda raw: put_loss(raw, 1, 2, 2), r"The loss 0{7}1.* is one of numbers that its shard does not have\."),
+    (
+        put_two_losses_for_one,
+        r"The loss 0{7}1.* is one with the loss in front of it\.",
+    ),
+    (lambda raw: raw.put(b"losses", loss_key(NUMBER, 0, 1), b""), r"The loss 0{7}1.* is damaged: "),
+    (lambda raw: raw.put(b"losses", b"odd", b"v"), r"The loss 6f6464 is damaged: "),
     (lambda raw: raw.flip_last_bit(b"format", SHARD_COUNT_KEY), r"The store is damaged: "),
     (lambda raw: raw.delete(b"format", NEXT_STREAM_NUMBER_KEY), r"The store is damaged: b'next_stream_number' is miss"),
     (lambda raw: raw.flip_last_bit(b"format", b"version"), r"The store is damaged: .*format/version"),

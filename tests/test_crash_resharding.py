@@ -1,7 +1,7 @@
 """Crashes while shards are split, merged, resized and trimmed: what was acknowledged is there, and nothing in part.
 
-What the killed processes noted and what survives are one history, judged by the laws of ``tests/history.py``. Every
-checker is shown a planted fault, and must see it.
+What the killed processes noted and what survives are one history, judged by the laws of
+``tools/torture/history.py``. Every checker is shown a planted fault, and must see it.
 """
 
 import os
@@ -16,9 +16,9 @@ import pytest
 
 from streamstore.check import check_store
 from tests.children import command, needs_strace, next_line, run, started, strace
-from tests.history import MS_PER_HOUR, Event, History, StoreClock, check_history
-from tests.programs.actors import RETENTION_HOURS, Actors, create, events_of, opened
 from tests.test_crash import TRACED, Trace
+from tools.torture.actors import RETENTION_HOURS, Actors, create, events_of, opened
+from tools.torture.history import MS_PER_HOUR, Event, History, StoreClock, check_history
 
 HOUR_NS: Final = 300_000_000  # longer than a round lasts, shorter than two
 ALIVE_S: Final = (0.02, 0.15)
@@ -36,7 +36,9 @@ class Survivor:
         create(self.path, self.clock, self.events.extend)
 
     def command(self, name: str, producers: int, records: int, *options: object) -> list[str]:
-        return command("actors", self.path, self._logs / name, name, *self.clock, producers, records, *options)
+        return command(
+            "tools.torture.actors", self.path, self._logs / name, name, *self.clock, producers, records, *options
+        )
 
     def hear(self, name: str) -> None:
         self.events += events_of(self._logs / name)

@@ -16,8 +16,8 @@ from streamstore.disk_format import COUNTERS_DATABASE, counter_key, encode_count
 from streamstore.engine import Engine, WriteTransaction
 from streamstore.model import ShardCounter, StreamNumber
 from tests.children import command, run
-from tests.programs import plants
 from tests.programs.damage import SHARD_COUNT, STREAM
+from tools.torture import plants
 
 FLIPS: Final = 1_500
 

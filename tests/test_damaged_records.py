@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from streamstore import CorruptRecordError, StoreFormatError, StreamStore
+from streamstore.check import check_store
 from streamstore.disk_format import RecordFormat, counter_key, encode_counter, record_key
 from streamstore.model import ShardCounter, StreamNumber
 from tests.conftest import Clock, open_store
@@ -187,3 +188,37 @@ def test_a_time_behind_a_damaged_record_is_found(
         iterator = store.get_shard_iterator("s", SHARD, "AT_TIMESTAMP", timestamp=arrivals_ms[3] / 1000)
         with pytest.raises(CorruptRecordError, match="Record 2"):
             store.get_records(iterator)
+
+
+def test_a_stretch_of_damaged_records_does_not_stop_the_trimming(store_path: Path, clock: Clock) -> None:
+    """However long it is: a put trims some thirty records of a shard, and passes over a thousand damaged ones."""
+    with open_store(store_path, clock) as store:
+        store.create_stream("s", retention_hours=1)
+        for _ in range(6):
+            store.put_records("s", [(b"old", "k")] * 500)
+    with behind_the_back_of(store_path) as raw:
+        for sequence in range(2_500):
+            raw.flip_last_bit(RECORDS, record_key(sequence))
+    clock.advance(3_600_001)
+    with open_store(store_path, clock) as store:
+        for _ in range(100):
+            store.put_record("s", b"new", "k")
+        assert {record.data for record in store.read("s", SHARD, starting_sequence_number="3000")} == {b"new"}
+    with behind_the_back_of(store_path) as raw:
+        oldest = int.from_bytes(raw.items(RECORDS)[0][0], "big")
+    assert oldest == 3_000
+
+
+def test_damaged_records_with_none_behind_them_expire_with_the_last_arrival(store_path: Path, clock: Clock) -> None:
+    with open_store(store_path, clock) as store:
+        store.create_stream("s", retention_hours=1)
+        store.put_records("s", [(b"old", "k")] * 100)
+    with behind_the_back_of(store_path) as raw:
+        for sequence in range(100):
+            raw.flip_last_bit(RECORDS, record_key(sequence))
+    with open_store(store_path, clock) as store:
+        clock.advance(3_600_000)
+        assert store.trim().record_count == 0
+        clock.advance(1)
+        assert store.trim().record_count == 100
+    assert check_store(store_path) == []

@@ -20,16 +20,19 @@ from streamstore.disk_format import (
     decode_consumer,
     decode_counter,
     decode_first_put,
+    decode_loss,
     decode_position,
     decode_stream,
     encode_consumer,
     encode_counter,
     encode_first_put,
     encode_format_value,
+    encode_loss,
     encode_position,
     encode_stream,
     idempotency_key_key,
     idempotency_time_key,
+    loss_key,
     position_key,
     record_key,
     records_database,
@@ -164,6 +167,14 @@ def test_an_idempotency_key_and_its_time_keep_their_bytes() -> None:
     assert idempotency_time_key(IDEMPOTENCY_KEY, FIRST_PUT.sent_ms) == IDEMPOTENCY_TIME
     assert encode_first_put(IDEMPOTENCY_KEY, FIRST_PUT) == FIRST_PUT_BYTES
     assert decode_first_put(IDEMPOTENCY_KEY, FIRST_PUT_BYTES) == FIRST_PUT
+
+
+def test_a_known_loss_keeps_its_bytes() -> None:
+    key = loss_key(NUMBER, 2, 258)
+    assert key.hex() == "00000001000000020000000000000102"
+    # CRC-32 over b"losses/", the key, and what follows
+    assert encode_loss(key, 300).hex() == "69496260000000000000012c"
+    assert decode_loss(key, encode_loss(key, 300)) == (NUMBER, 2, range(258, 300))
 
 
 def unsealed(address: bytes, value: bytes) -> bytes:

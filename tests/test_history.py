@@ -9,7 +9,8 @@ import pytest
 
 from streamstore.check import check_store
 from tests.children import WAIT_S, command, next_line, started
-from tests.history import (
+from tools.torture.actors import RETENTION_HOURS, Actors, create, events_of, opened
+from tools.torture.history import (
     DAMAGED,
     HASH_KEYS,
     LAWS,
@@ -27,7 +28,6 @@ from tests.history import (
     label_of,
     payload_of,
 )
-from tests.programs.actors import RETENTION_HOURS, Actors, create, events_of, opened
 
 HALF: Final = HASH_KEYS // 2
 QUARTER: Final = HASH_KEYS // 4
@@ -236,7 +236,9 @@ def live_history(tmp_path: Path, *, records: int) -> History:
     create(path, clock, events.extend)
     each = records // (PRODUCERS + PRODUCERS_BESIDE)
     options = ["--window", 8, "--sync", "off", *(f"--role={role}" for role in ("follow", "scan", "tail"))]
-    with started(command("actors", path, log, "beside", *clock, PRODUCERS_BESIDE, each, *options)) as beside:
+    with started(
+        command("tools.torture.actors", path, log, "beside", *clock, PRODUCERS_BESIDE, each, *options)
+    ) as beside:
         assert next_line(beside) == "open"
         with opened(path, clock) as store:
             actors = Actors(store, events.extend)

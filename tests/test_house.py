@@ -23,6 +23,7 @@ IN_A_TRANSACTION = {
     "checkpoints",
     "consumers",
     "idempotency",
+    "losses",
     "streams",
     "reading",
     "retention",
@@ -49,16 +50,25 @@ MAY_IMPORT = {
     "process": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "consumers": FOUNDATIONS | {"disk_format", "engine"},
     "idempotency": FOUNDATIONS | {"disk_format", "engine"},
-    "streams": FOUNDATIONS | {"routing", "disk_format", "engine", "consumers", "idempotency"},
-    "reading": FOUNDATIONS | {"disk_format", "engine", "streams"},
-    "retention": FOUNDATIONS | {"disk_format", "engine", "streams", "reading"},
+    "losses": FOUNDATIONS | {"disk_format", "engine"},
+    "streams": FOUNDATIONS | {"routing", "disk_format", "engine", "consumers", "idempotency", "losses"},
+    "reading": FOUNDATIONS | {"disk_format", "engine", "losses", "streams"},
+    "retention": FOUNDATIONS | {"disk_format", "engine", "losses", "streams", "reading"},
     "checkpoints": FOUNDATIONS | {"disk_format", "engine", "consumers", "reading"},
-    "shards": FOUNDATIONS | {"disk_format", "engine", "idempotency", "streams", "retention"},
+    "shards": FOUNDATIONS | {"disk_format", "engine", "idempotency", "losses", "streams", "retention"},
     "reshard": FOUNDATIONS | {"routing", "engine", "streams"},
     "settings": FOUNDATIONS | {"engine", "streams", "reshard"},
     "receipt": set[str](),
     "writer": FOUNDATIONS | ENGINE_ROOMS | {"receipt", "shards"},
-    "check": FOUNDATIONS | IN_A_TRANSACTION | {"disk_format", "engine"},
+    "apart": {"errors"},
+    "pages": set[str](),
+    "remains": {"disk_format", "model"},
+    "salvage": FOUNDATIONS
+    | IN_A_TRANSACTION
+    | ENGINE_ROOMS
+    | {"check", "disk_format", "pages", "remains", "routing", "validate"},
+    "check": FOUNDATIONS | IN_A_TRANSACTION | {"apart", "disk_format", "engine"},
+    "backup": FOUNDATIONS | ENGINE_ROOMS | {"apart", "check"},
     "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
     "watch": FOUNDATIONS | {"engine", "writer"},
     "feed": {"watch", "writer"},
@@ -66,7 +76,8 @@ MAY_IMPORT = {
     "tail": FOUNDATIONS | WAITING,
     "consumer": FOUNDATIONS | WAITING | {"checkpoints", "shards", "tail"},
     "subscribe": FOUNDATIONS | WAITING | {"iterator", "reading"},
-    "opened": FOUNDATIONS | {"subscribe", "validate", "read_quota", "streams", "shards", "engine", "writer", "watch"},
+    "opened": FOUNDATIONS
+    | {"backup", "subscribe", "validate", "read_quota", "streams", "shards", "engine", "writer", "watch"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "opened"},
     "consumer_control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"engine", "control"},
     "store": FOUNDATIONS
@@ -75,7 +86,7 @@ MAY_IMPORT = {
     | WAITING
     | {"engine", "ingest", "consumer", "tail", "subscribe", "writer", "consumer_control"},
     "aio": FOUNDATIONS | {"opened", "consumer", "feed", "shards", "store", "tail", "writer"},
-    "__init__": {"errors", "model", "consumer", "feed", "store", "aio"},
+    "__init__": {"errors", "model", "check", "salvage", "consumer", "feed", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack", "isal"}}
 INSTALLED_WITH_THE_CORE = {"lmdb", "msgpack"}
@@ -116,7 +127,7 @@ MAY_READ_CLOCKS = {
 
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 TOP_LEVEL = {"pyproject.toml", "README.md", "streamstore", "tests", "benchmarks", "tools"}
-TEST_SUPPORT = {"__init__", "conftest", "reference", "damage", "children", "commits", "interrupts", "history", "wire"}
+TEST_SUPPORT = {"__init__", "conftest", "reference", "damage", "children", "commits", "interrupts", "wire"}
 
 Source = tuple[str, ast.Module, str]
 

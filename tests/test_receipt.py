@@ -19,7 +19,7 @@ from streamstore.receipt import Receipt
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 BLOCKED_S = 0.002
 LATE_S = 0.2
 Look = Callable[[Receipt[int]], object]

@@ -16,8 +16,8 @@ from streamstore import StreamStore
 from streamstore.check import check_store
 from streamstore.writer import Request, Writer
 from tests.commits import WAIT_S, held_commits, in_thread, last_commit
-from tests.history import MS_PER_HOUR, Event, History, StoreClock, check_history
-from tests.programs.actors import RETENTION_HOURS, Actors, create, opened
+from tools.torture.actors import RETENTION_HOURS, Actors, create, opened
+from tools.torture.history import MS_PER_HOUR, Event, History, StoreClock, check_history
 
 STREAM: Final = "s"
 MIDDLE: Final = 2**126  # inside the first of two shards

@@ -34,7 +34,7 @@ from streamstore.check import check_store
 from streamstore.engine import Engine
 from streamstore.folder import StoreFolder
 
-WAIT_S: Final = 5
+WAIT_S: Final = 30
 HANG_S: Final = 100
 PACKAGE: Final = str(Path(streamstore.__file__).parent)
 SHARD: Final = "shard-000000"

@@ -19,6 +19,8 @@ from streamstore import (
     StreamStore,
     StreamStoreError,
     SyncMode,
+    check_store_apart,
+    salvage_store,
 )
 from streamstore.cli.ending import CommandError, Interrupted, UsageError, say, standard_output, tidy_ending
 from streamstore.cli.lines import (
@@ -44,6 +46,7 @@ Examples:
   tail -f app.log | streamstore put ./events clicks
   streamstore get ./events clicks | wc -l
   streamstore verify ./events clicks app.log
+  streamstore backup ./events /mnt/backup/events
 """
 PUT_EXAMPLES: Final = """\b
 Examples:
@@ -60,6 +63,19 @@ VERIFY_EXAMPLES: Final = """\b
 Example:
   streamstore put ./events clicks app.log --create --shards 4
   streamstore verify ./events clicks app.log
+"""
+CHECK_EXAMPLES: Final = """\b
+Example:
+  streamstore check ./events && echo all is well
+"""
+BACKUP_EXAMPLES: Final = """\b
+Examples:
+  streamstore backup ./events /mnt/backup/events-monday --compact
+  streamstore get /mnt/backup/events-monday clicks | wc -l
+"""
+SALVAGE_EXAMPLES: Final = """\b
+Example:
+  streamstore check ./events || streamstore salvage ./events ./events-salvaged
 """
 
 app = typer.Typer(
@@ -258,6 +274,70 @@ def verify(
             verdict += "the last line of the file ends without a newline; a record does not keep it, get writes one\n"
         with standard_output() as output:
             output.write(verdict.encode())
+
+
+@app.command(epilog=CHECK_EXAMPLES)
+def check(store: StoreArgument) -> None:
+    """Prove every record and every invariant of the store, beside its writers. Changes nothing.
+
+    Prints each finding in a sentence. Ends with 0 if there is none, with 1 if there are some, and with 2 if the store
+    cannot be opened. A process of its own reads the store, so damage that crashes it is a finding too.
+    """
+    with tidy_ending():
+        try:
+            findings = check_store_apart(store)
+        except StreamStoreError as error:
+            raise UsageError(str(error)) from error
+        with standard_output() as output:
+            output.writelines(f"{finding}\n".encode() for finding in findings)
+        if findings:
+            raise CommandError(f"{plural(len(findings), 'finding')} in {store}.")
+        say(f"no finding in {store}")
+
+
+@app.command(epilog=BACKUP_EXAMPLES)
+def backup(
+    store: StoreArgument,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="New folder for the copy.", show_default=False)],
+    compact: Annotated[bool, typer.Option("--compact", help="Leave out the pages that nothing uses.")] = False,
+) -> None:
+    """Copy the store, one moment of it, while others read and write it.
+
+    When the command ends with 0, the copy is on disk and checked; otherwise nothing is at PATH. To restore it, use it
+    in place of STORE.
+    """
+    with tidy_ending():
+        with StreamStore(store, create=False, read_only=True) as opened:
+            opened.backup(path, compact=compact)
+        say(f"copied {store} to {path}: {plural(folder_bytes(path), 'byte')}")
+
+
+@app.command(epilog=SALVAGE_EXAMPLES)
+def salvage(
+    store: StoreArgument,
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder of the new store.", show_default=False)],
+) -> None:
+    """Make a new store of every record in a damaged one that still proves itself. STORE is only read.
+
+    Prints each loss in a sentence, and a summary on standard error. Ends with 0 if nothing is lost, with 1 if
+    something is, and with 2 if there is nothing to salvage; then nothing is at NEW. Records keep their numbers, and
+    whoever reads a lost one is told so.
+    """
+    with tidy_ending():
+        try:
+            result = salvage_store(store, new)
+        except StreamStoreError as error:
+            raise UsageError(str(error)) from error
+        with standard_output() as output:
+            output.writelines(f"{finding}\n".encode() for finding in result.findings)
+        summary = f"{plural(result.record_count, 'record')} of {plural(result.stream_count, 'stream')} are in {new}"
+        if result.findings:
+            raise CommandError(f"{summary}; {plural(result.lost_record_count, 'record')} lost.")
+        say(f"{summary}; nothing is lost")
+
+
+def folder_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir())
 
 
 def plural(count: int, noun: str) -> str:

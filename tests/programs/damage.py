@@ -18,7 +18,7 @@ from pathlib import Path
 
 from streamstore import CorruptRecordError, StorageError, StreamStore, StreamStoreError
 from streamstore.engine import Engine
-from tests.programs import plants
+from tools.torture import plants
 
 STREAM = "damage"
 SHARD_COUNT = 3

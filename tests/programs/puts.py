@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from streamstore import OutcomeUnknownError, StorageError, StreamStore
-from tests.programs import plants
+from tools.torture import plants
 
 STREAM = "faults"
 

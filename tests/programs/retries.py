@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 from streamstore import StreamStore
-from tests.programs import plants
+from tools.torture import plants
 
 STREAM = "retries"
 

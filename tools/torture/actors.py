@@ -4,8 +4,8 @@
         [--sync MODE] [--plant NAME]
 
 First the shards are split, merged and resized ``--reshards`` times. Then ``PRODUCERS`` threads put ``RECORDS`` records
-each; the other roles go on until they are done. The events of ``tests/history.py`` are appended to LOG as soon as the
-call has returned, with one write: "ack <kind> <events>", or "try" in front of a call that must not be forgotten.
+each; the other roles go on until they are done. The events of ``tools/torture/history.py`` are appended to LOG as soon
+as the call has returned, with one write: "ack <kind> <events>", or "try" in front of a call that must not be forgotten.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from typing import Final
 from streamstore import StreamStore
 from streamstore.errors import ExpiredIteratorException, ResourceNotFoundException
 from streamstore.model import PutRecordResult, Record, StreamRecord, SyncMode
-from tests.history import (
+from tools.torture import plants
+from tools.torture.history import (
     HASH_KEYS,
     Event,
     ListedShard,
@@ -37,7 +38,6 @@ from tests.history import (
     label_of,
     payload_of,
 )
-from tests.programs import plants
 
 STREAM: Final = "history"
 RETENTION_HOURS: Final = 1

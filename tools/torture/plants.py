@@ -1,23 +1,34 @@
 """Faults to plant in a program, each a defence taken away: a checker that stays green with one is no checker."""
 
 import queue
-from collections.abc import Callable
-from typing import Final, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeVar, cast
 from unittest import mock
 
 from streamstore import disk_format
+from streamstore.consumer import Checkpoint, ConsumerPlace, StreamConsumer
 from streamstore.disk_format import record_key
-from streamstore.engine import WriteTransaction
+from streamstore.engine import ReadTransaction, WriteTransaction
 from streamstore.errors import StreamStoreError
 from streamstore.folder import FolderLock, StoreFolder
 from streamstore.idempotency import StreamKeys
-from streamstore.model import ShardCounter, StoredShard
+from streamstore.model import EntryLike, PutRecordsResult, ShardCounter, StoredShard, StreamNumber
 from streamstore.retention import trim_shard
-from streamstore.shards import ShardAppender
-from streamstore.streams import KnownShard
+from streamstore.shards import PutOutcome, ShardAppender, result_of_put_records
+from streamstore.streams import KnownShard, load_counter
 from streamstore.writer import WaitingRequest, Writer
 
 T = TypeVar("T")
+
+
+class OpenShard(Protocol):
+    """A shard that a transaction changes, as ``streamstore.shards`` has it."""
+
+    @property
+    def known(self) -> KnownShard: ...
+
+    def counter(self) -> ShardCounter: ...
+
 
 NAMES: Final = (
     "acknowledge-before-commit",
@@ -29,6 +40,8 @@ NAMES: Final = (
     "child-numbered-from-parent",
     "parent-not-closed",
     "trim-one-too-many",
+    "checkpoint-before-effect",
+    "counter-cached",
 )
 
 
@@ -54,6 +67,10 @@ def plant(name: str | None) -> None:
     elif name == "trim-one-too-many":
         mock.patch("streamstore.shards.trim_shard", _trim_one_too_many).start()
         mock.patch("streamstore.control.trim_shard", _trim_one_too_many).start()
+    elif name == "checkpoint-before-effect":
+        mock.patch.object(StreamConsumer, "checkpoint_with_records", _checkpoint_then_put).start()
+    elif name == "counter-cached":
+        _cache_counters()
 
 
 def _save_those_of_the_commit_before() -> Callable[[StreamKeys], None]:
@@ -71,6 +88,34 @@ def _save_those_of_the_commit_before() -> Callable[[StreamKeys], None]:
             save_added(keys)
 
     return save_late
+
+
+def _checkpoint_then_put(consumer: StreamConsumer, stream_name: str, records: Sequence[EntryLike]) -> PutRecordsResult:
+    """Like ``StreamConsumer.checkpoint_with_records``, but in two commits, the checkpoint first."""
+    place = cast(ConsumerPlace, vars(consumer)["_place"])
+    execute = cast(Callable[[Checkpoint], list[PutOutcome]], vars(consumer)["_execute"])
+    consumer.checkpoint()
+    return result_of_put_records(execute(place.checkpoint_with_records(stream_name, records)))
+
+
+def _cache_counters() -> None:
+    """Load the counter of each shard once, and believe no other: what another process writes is never seen."""
+    counters: dict[tuple[StreamNumber, int], ShardCounter] = {}
+    save_counter = cast(Callable[[ShardAppender, OpenShard], None], vars(ShardAppender)["_save_counter"])
+
+    def load(transaction: ReadTransaction, stream_number: StreamNumber, shard_index: int) -> ShardCounter:
+        address = stream_number, shard_index
+        if address not in counters:
+            counters[address] = load_counter(transaction, stream_number, shard_index)
+        return counters[address]
+
+    def save(appender: ShardAppender, shard: OpenShard) -> None:
+        counters[shard.known.stream_number, shard.known.shard_index] = shard.counter()
+        save_counter(appender, shard)
+
+    mock.patch("streamstore.shards.load_counter", load).start()
+    mock.patch.object(ShardAppender, "_save_counter", save).start()
+    mock.patch.object(ShardAppender, "_check_counter").start()  # which would refuse it
 
 
 def _answer_when_applied(writer: Writer, apply: Callable[[ShardAppender], T], *, payload_bytes: int = 0) -> T:
@@ -98,9 +143,17 @@ def _ending_too_low(shard: StoredShard) -> int | None:
 
 
 def _trim_one_too_many(
-    transaction: WriteTransaction, known: KnownShard, counter: ShardCounter, *, horizon_ms: int, records_max: int
+    transaction: WriteTransaction,
+    known: KnownShard,
+    counter: ShardCounter,
+    *,
+    horizon_ms: int,
+    records_max: int,
+    damaged_max: int | None,
 ) -> ShardCounter:
-    trimmed = trim_shard(transaction, known, counter, horizon_ms=horizon_ms, records_max=records_max)
+    trimmed = trim_shard(
+        transaction, known, counter, horizon_ms=horizon_ms, records_max=records_max, damaged_max=damaged_max
+    )
     if not counter.first_sequence < trimmed.first_sequence < trimmed.next_sequence:
         return trimmed
     transaction.delete_before(known.database, record_key(trimmed.first_sequence + 1))

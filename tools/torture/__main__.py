@@ -1,0 +1,134 @@
+"""The runner: ``python -m tools.torture [PART ...]``."""
+
+import argparse
+import datetime
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from benchmarks.machine import describe_machine, describe_versions
+from tools.torture.part import Amount, Part, Result, Size
+from tools.torture.parts import PARTS
+from tools.torture.processes import Task, run_in_process
+from tools.torture.report import format_findings, format_table, to_json
+
+SAVED: Final = Path(__file__).with_name("results.json")
+TELL_S: Final = 10.0
+VERSIONS_TOLD: Final = ("Python", "LMDB", "py-lmdb", "msgpack")
+
+
+class Options(argparse.Namespace):
+    """The command line."""
+
+    parts: list[str]
+    size: Size
+    count: int | None
+    seconds: float | None
+    seed: int
+    only: int | None
+    plant: str | None
+    folder: Path
+    jobs: int
+    json: Path | None
+    save: bool
+
+
+def main() -> int:
+    """Run the parts and print what was found. Returns 1 if a promise did not hold."""
+    options = _parse_options()
+    parts = [PARTS[name] for name in options.parts or PARTS]
+    versions = describe_versions()
+    facts = {
+        "run": {
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "size": options.size,
+            "seed": str(options.seed),
+        },
+        "machine": describe_machine(options.folder),
+        "versions": {name: versions[name] for name in VERSIONS_TOLD},
+    }
+    for of_one_kind in facts.values():
+        print(", ".join(f"{name} {value}" for name, value in of_one_kind.items()))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        running = [pool.submit(_run, part, options) for part in parts]
+        results = [each.result() for each in running]
+    print(f"\n{format_table(results)}")
+    for result in results:
+        if told := format_findings(result):
+            print(told)
+    for path in (options.json, SAVED if options.save else None):
+        if path is not None:
+            path.write_text(to_json(results, facts))
+    found = sum(len(result.findings) for result in results)
+    skipped = sum(sum(result.skipped.values()) for result in results)
+    print(f"\n{found:,} found, {skipped:,} skipped")
+    return 1 if found else 0
+
+
+def _run(part: Part, options: Options) -> Result:
+    task = Task(
+        part,
+        options.seed,
+        _amount(part.sizes[options.size], options),
+        options.folder.absolute(),
+        plant=options.plant,
+        only=options.only,
+    )
+    print(f"{part.name}: begins", flush=True)
+    result = run_in_process(task, _teller(part.name))
+    verdict = f"{len(result.findings):,} FOUND" if result.findings else "nothing found"
+    print(f"{part.name}: {result.done:,} {part.unit} in {result.seconds:,.0f} s, {verdict}", flush=True)
+    return result
+
+
+def _amount(default: Amount, options: Options) -> Amount:
+    if options.count is None and options.seconds is None:
+        return default
+    return Amount(options.count, options.seconds)
+
+
+def _teller(name: str) -> Callable[[int, int | None], None]:
+    """Return what tells how far a part is, now and then."""
+    lock = threading.Lock()
+    told_s = time.monotonic()
+
+    def tell(done: int, total: int | None) -> None:
+        nonlocal told_s
+        with lock:
+            if time.monotonic() - told_s < TELL_S:
+                return
+            told_s = time.monotonic()
+        print(f"{name}: {done:,}{'' if total is None else f' of {total:,}'}", flush=True)
+
+    return tell
+
+
+def _parse_options() -> Options:
+    parser = argparse.ArgumentParser(prog="python -m tools.torture", description="What a store survives, counted.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: {', '.join(PARTS)}; default: all")
+    parser.add_argument("--size", choices=("ci", "release"), default="ci", help="how much of each part (default ci)")
+    parser.add_argument("--count", type=int, help="so many cases of each part instead")
+    parser.add_argument("--seconds", type=float, help="as many cases as fit so many seconds instead")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32), help="what was printed")
+    parser.add_argument("--only", type=int, metavar="CASE", help="this case alone, with the seed that found it")
+    parser.add_argument("--plant", metavar="FAULT", help="plant a fault of tools/torture/plants.py")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where to work (default: here); on a disk")
+    parser.add_argument("--jobs", type=int, default=1, help="how many parts run at a time (default 1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
+    parser.add_argument("--save", action="store_true", help=f"write {SAVED.name} beside this")
+    options = parser.parse_args(namespace=Options())
+    unknown = set(options.parts) - PARTS.keys()
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if options.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

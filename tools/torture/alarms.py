@@ -1,0 +1,27 @@
+"""The alarms: faults planted in the engine, each with the part that must turn red.
+
+``python -m tools.torture alarms`` runs them as the last part; a case is an alarm.
+"""
+
+from typing import Final, NamedTuple
+
+from tools.torture.part import Amount
+
+__all__ = ["ALARMS", "Alarm"]
+
+
+class Alarm(NamedTuple):
+    """A fault of ``tools.torture.plants`` and the part that must see it within the amount."""
+
+    plant: str
+    part: str
+    amount: Amount
+
+
+ALARMS: Final[tuple[Alarm, ...]] = (
+    Alarm("acknowledge-before-commit", "kill", Amount(cases=200)),
+    Alarm("keys-in-a-later-commit", "kill", Amount(cases=200)),
+    Alarm("checkpoint-before-effect", "kill", Amount(cases=200)),
+    Alarm("counter-cached", "kill", Amount(cases=200)),
+    Alarm("parent-not-closed", "kill", Amount(cases=200)),
+)

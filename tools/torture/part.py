@@ -1,0 +1,183 @@
+"""What a part of the torture is, and what it tells."""
+
+import dataclasses
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+__all__ = ["Amount", "Finding", "Ordeal", "Part", "Result", "Size"]
+
+Size = Literal["ci", "release"]
+MEMORY_FOLDER: Final = Path("/dev/shm")
+
+
+class Amount(NamedTuple):
+    """How much of a part is done: so many cases, or as many as fit so many seconds, whichever ends first.
+
+    Neither: all that there are, for a part whose cases are a list.
+    """
+
+    cases: int | None = None
+    seconds: float | None = None
+
+
+class Finding(NamedTuple):
+    """A promise that did not hold in a case."""
+
+    case: int
+    sentence: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What became of a part."""
+
+    part: str
+    unit: str
+    seed: int
+    plant: str | None
+    done: int
+    seconds: float
+    skipped: dict[str, int]
+    """How many cases were left out, for each reason."""
+    figures: dict[str, float]
+    """What else was counted or measured; a name ends in its unit where it has one."""
+    findings: tuple[Finding, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Result":
+        fields = json.loads(text)
+        findings = tuple(Finding(*finding) for finding in fields.pop("findings"))
+        return cls(**fields, findings=findings)
+
+
+class Ordeal:
+    """One run of a part: which cases to do, where to work, and the tally of what was found.
+
+    A part takes its cases from ``cases``, makes all its choices with ``dice(case)``, so that a case can be made again
+    alone, and says ``found`` for each promise that did not hold.
+    """
+
+    def __init__(
+        self,
+        part: str,
+        *,
+        seed: int,
+        amount: Amount,
+        folder: Path,
+        plant: str | None = None,
+        only: int | None = None,
+        first_finding_ends: bool = False,
+        on_progress: Callable[[int, int | None], None] = lambda _done, _total: None,
+    ) -> None:
+        self.part = part
+        self.seed = seed
+        self.plant = plant
+        """The fault that the programs of this run plant in themselves, see ``tools.torture.plants``."""
+        self.folder = folder
+        """On a disk. Everything in it is deleted at the end."""
+        self.memory_folder = folder
+        """The same, in memory where the machine has that: where a sync costs nothing."""
+        self._amount = amount
+        self._only = only
+        self._first_finding_ends = first_finding_ends
+        self._on_progress = on_progress
+        self._started_s = time.monotonic()
+        self._done = 0
+        self._skipped: dict[str, int] = {}
+        self._figures: dict[str, float] = {}
+        self._findings: list[Finding] = []
+
+    def cases(self, total: int | None = None) -> Iterator[int]:
+        """Iterate over the numbers of the cases to do, from 0; at most ``total``, if there are no more.
+
+        Ends at the amount that was asked for. Call it once in a run.
+        """
+        limits = [limit for limit in (self._amount.cases, total) if limit is not None]
+        end = min(limits, default=None)
+        if self._only is not None:
+            yield self._only
+            self._done = 1
+            return
+        case = 0
+        while (end is None or case < end) and not self._is_over():
+            self._on_progress(case, end)
+            yield case
+            case += 1
+            self._done = case
+
+    def dice(self, case: int | None = None) -> random.Random:
+        """Return the dice of a case, or those of the whole run."""
+        return random.Random(f"{self.part} {self.seed} {'' if case is None else case}")
+
+    def found(self, case: int, sentence: str) -> None:
+        """Tell that in this case a promise did not hold."""
+        self._findings.append(Finding(case, sentence))
+
+    def skip(self, reason: str, count: int = 1) -> None:
+        """Tell that cases were left out, and why."""
+        self._skipped[reason] = self._skipped.get(reason, 0) + count
+
+    def add(self, figure: str, value: float = 1) -> None:
+        """Add to a figure of the result."""
+        self._figures[figure] = self._figures.get(figure, 0) + value
+
+    def set(self, figure: str, value: float) -> None:
+        """Set a figure of the result."""
+        self._figures[figure] = value
+
+    def result(self, unit: str) -> Result:
+        return Result(
+            part=self.part,
+            unit=unit,
+            seed=self.seed,
+            plant=self.plant,
+            done=self._done,
+            seconds=round(time.monotonic() - self._started_s, 3),
+            skipped=self._skipped,
+            figures=self._figures,
+            findings=tuple(self._findings),
+        )
+
+    def _is_over(self) -> bool:
+        seconds = self._amount.seconds
+        is_late = seconds is not None and time.monotonic() - self._started_s > seconds
+        return is_late or (self._first_finding_ends and bool(self._findings))
+
+
+class Part(NamedTuple):
+    """A part of the torture."""
+
+    name: str
+    what: str
+    """What is done to the store, and what must hold, in one sentence."""
+    unit: str
+    """What a case is, in the plural: "images"."""
+    sizes: dict[Size, Amount]
+    run: Callable[[Ordeal], None]
+    lacks: Callable[[], str | None] = lambda: None
+    """Return what the machine lacks for it, such as "root", or None."""
+
+
+def run_part(part: Part, ordeal: Ordeal) -> Result:
+    """Do the part, or tell that the machine cannot."""
+    lack = part.lacks()
+    if lack is not None:
+        ordeal.skip(f"needs {lack}")
+        return ordeal.result(part.unit)
+    with tempfile.TemporaryDirectory(prefix="streamstore-torture-", dir=_memory_folder(ordeal.folder)) as memory:
+        ordeal.memory_folder = Path(memory)
+        part.run(ordeal)
+    return ordeal.result(part.unit)
+
+
+def _memory_folder(otherwise: Path) -> Path:
+    return MEMORY_FOLDER if os.access(MEMORY_FOLDER, os.W_OK) else otherwise

@@ -1,0 +1,12 @@
+"""The parts of the torture, in the order in which they are told."""
+
+from typing import Final
+
+from tools.torture.part import Part
+from tools.torture.parts import alarms, kill
+
+__all__ = ["PARTS"]
+
+_PARTS: Final[tuple[Part, ...]] = (kill.PART,)
+_BY_NAME: Final[dict[str, Part]] = {part.name: part for part in _PARTS}
+PARTS: Final[dict[str, Part]] = {**_BY_NAME, alarms.NAME: alarms.part_of(_BY_NAME)}

@@ -1,0 +1,117 @@
+"""Parts in processes of their own: a part that hangs or is killed by a signal is a finding, not an end."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import IO, Final, NamedTuple
+
+from tools.torture.part import Amount, Finding, Part, Result
+
+__all__ = ["Task", "run_in_process"]
+
+PROJECT: Final = Path(__file__).parent.parent.parent
+SILENCE_S: Final = 600.0
+"""A part that tells no progress for so long hangs."""
+NO_CASE: Final = -1
+
+
+class Task(NamedTuple):
+    """A part to do, and how much of it."""
+
+    part: Part
+    seed: int
+    amount: Amount
+    folder: Path
+    plant: str | None = None
+    only: int | None = None
+    first_finding_ends: bool = False
+
+    def command(self) -> list[str]:
+        words = [sys.executable, "-m", "tools.torture.child", self.part.name]
+        words += ["--seed", str(self.seed), "--folder", str(self.folder)]
+        for option, value in (
+            ("--count", self.amount.cases),
+            ("--seconds", self.amount.seconds),
+            ("--only", self.only),
+            ("--plant", self.plant),
+        ):
+            if value is not None:
+                words += [option, str(value)]
+        return words + ["--first-finding-ends"] * self.first_finding_ends
+
+
+def run_in_process(task: Task, on_progress: Callable[[int, int | None], None]) -> Result:
+    """Do the part in a process of its own and return its result."""
+    done = 0
+    with tempfile.TemporaryFile("w+") as errors, _started(task.command(), errors) as process:
+        assert process.stdout is not None
+        watch = _Watch(process)
+        try:
+            for line in process.stdout:
+                watch.heard()
+                word, _, rest = line.rstrip("\n").partition(" ")
+                if word == "result":
+                    return Result.from_json(rest)
+                done, total = _progress(rest)
+                on_progress(done, total)
+        finally:
+            watch.end()
+        errors.seek(0)
+        sentence = f"The part ended with {process.wait()} after {done} cases: {errors.read()[-2_000:].strip()}"
+    finding = Finding(NO_CASE, sentence)
+    return Result(task.part.name, task.part.unit, task.seed, task.plant, done, 0, {}, {}, (finding,))
+
+
+def _progress(words: str) -> tuple[int, int | None]:
+    done, _, total = words.partition(" ")
+    return int(done), int(total) if total else None
+
+
+@contextlib.contextmanager
+def _started(command: list[str], errors: IO[str]) -> Generator["subprocess.Popen[str]"]:
+    """Start the command in a session of its own, and kill what is left of that at the end."""
+    process = subprocess.Popen(
+        command,
+        cwd=PROJECT,
+        env=os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+class _Watch:
+    """Kills a process that has not been heard for too long."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        self._timer = threading.Timer(SILENCE_S, self._kill)
+        self._timer.start()
+
+    def heard(self) -> None:
+        self._timer.cancel()
+        self._timer = threading.Timer(SILENCE_S, self._kill)
+        self._timer.start()
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
