@@ -11,6 +11,7 @@ import pytest
 
 from streamstore import StreamStore
 from streamstore.wire import Dispatcher, Permit, WireRequest, WireResponse, app
+from tests.commits import HeldCommits, held_commits, last_commit
 from tests.conftest import Clock, open_store
 from tests.wire import CBOR, JSON, Wire, decoded
 
@@ -163,7 +164,8 @@ class AsgiClient:
             "query_string": b"",
             "headers": [(name.encode(), value.encode()) for name, value in asked.headers.items()],
         }
-        self._messages = list(messages or [{"type": "http.request", "body": asked.body, "more_body": False}])
+        whole: Message = {"type": "http.request", "body": asked.body, "more_body": False}
+        self._messages = list(messages or [whole])
         self.sent: list[Message] = []
         self.gone = asyncio.Event()
         self.first_frame = asyncio.Event()
@@ -240,15 +242,23 @@ def test_a_subscription_ends_with_its_client(wire: Wire, aws_store: StreamStore)
     assert asyncio.run(subscribe_and_leave()) >= 2
 
 
-def test_puts_that_wait_together_share_commits(wire: Wire, aws_store: StreamStore) -> None:
-    async def put_all() -> list[WireResponse]:
-        asked = [wire.request("PutRecord", PUT | {"PartitionKey": str(number)}) for number in range(200)]
-        return await asyncio.gather(*map(wire.dispatcher.answer_async, asked))
+def test_puts_that_wait_together_share_a_commit(wire: Wire, aws_store: StreamStore) -> None:
+    asked = [wire.request("PutRecord", PUT | {"PartitionKey": str(number)}) for number in range(200)]
 
-    responses = asyncio.run(put_all())
+    async def put_all(held: HeldCommits) -> list[WireResponse]:
+        answers = [asyncio.ensure_future(wire.dispatcher.answer_async(asked[0]))]
+        await asyncio.to_thread(held.wait_for_one)
+        answers += [asyncio.ensure_future(wire.dispatcher.answer_async(one)) for one in asked[1:]]
+        await asyncio.sleep(0)  # which starts them all: each runs to where it waits for its commit
+        held.let_go()
+        return await asyncio.gather(*answers)
+
+    before = last_commit(aws_store)
+    with held_commits() as held:
+        responses = asyncio.run(put_all(held))
     assert {response.status for response in responses} == {200}
-    numbers = [int(decoded(response).text("SequenceNumber")) for response in responses]
-    assert numbers == list(range(200))
+    assert [decoded(response).text("SequenceNumber") for response in responses] == [str(n) for n in range(200)]
+    assert last_commit(aws_store) == before + 2
 
 
 def test_the_awaited_answer_is_the_one_in_process(wire: Wire) -> None:
