@@ -454,6 +454,9 @@ class Handed:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield self._body
 
+    async def client_disconnect(self) -> None:
+        raise AssertionError("nobody waits for the end of what is answered at once")
+
     def response_empty(self, status: int, headers: list[tuple[str, str]], /) -> None:
         raise AssertionError(status, headers)
 
