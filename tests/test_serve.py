@@ -20,6 +20,7 @@ import pytest
 
 from streamstore import StreamStore
 from streamstore.check import check_store
+from streamstore.wire.listener import bind
 from streamstore.wire.notify import notify_systemd
 from streamstore.wire.serve import ServeError, ServeOptions, Tls, serve
 from tests.children import WAIT_S, next_line, started
@@ -397,7 +398,7 @@ def test_what_it_cannot_serve_with_it_says_in_a_sentence(store: StreamStore, tmp
     assert "Cannot use the certificate" in refusal(store, options_of(tls=Tls(keys, keys)))
     assert "Cannot use the certificate" in refusal(store, options_of(tls=Tls(tmp_path / "none.pem", keys)))
     assert "Cannot write the access log" in refusal(store, options_of(access_log=str(tmp_path)))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with bind("127.0.0.1", 0) as taken:  # as a server does
         port: int = taken.getsockname()[1]
         assert f"Cannot listen at 127.0.0.1 port {port}" in refusal(store, options_of(port=port))
     assert "Cannot listen at 192.0.2.1" in refusal(store, options_of(host="192.0.2.1", credentials=keys))

@@ -19,6 +19,7 @@ from streamstore.wire.dispatch import Dispatcher
 from streamstore.wire.http import WireRequest, WireResponse
 from streamstore.wire.metrics import Metrics
 from streamstore.wire.service import Service
+from tests.children import WAIT_S
 from tests.signing import BODY, KEY_ID, SECRET, signed
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ def service_of(
 
 
 def run(test: Callable[[], Coroutine[object, object, T]]) -> T:
-    return asyncio.run(test())
+    return asyncio.run(asyncio.wait_for(test(), WAIT_S))
 
 
 def answers(store: StreamStore, *requests: WireRequest, metrics_for_all: bool = False) -> list[WireResponse]:
@@ -206,6 +207,8 @@ def test_what_came_before_the_stop_is_finished_and_the_rest_refused(aws_store: S
         assert refused.status == 503
         assert json.loads(text_of(refused))["__type"] == "ServiceUnavailable"
         assert (await service.answer(HEALTH)).status == 503
+        for _ in range(10):  # whatever can go on does
+            await asyncio.sleep(0)
         assert not finished.done()
         go_on.set()
         assert (await first).body == b"done"
