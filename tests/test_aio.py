@@ -39,6 +39,8 @@ NOT_AWAITED: Final = {
     "source_of_subscription": "for AsyncStreamStore itself",
     "submit": "for AsyncStreamStore itself",
     "stream_of_token": "it reads nothing, so there is nothing to wait for",
+    "stream_arn": "it reads nothing, so there is nothing to wait for",
+    "observe_commits": "it sets who is told, so there is nothing to wait for",
 }
 
 ITERATED: Final = {"consumer", "read", "tail", "subscribe_to_shard"}
