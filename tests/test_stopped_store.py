@@ -96,6 +96,7 @@ NO_OPERATIONS: Final = {
     "open_consumer",
     "source_of_subscription",
     "source_of_tail",
+    "stream_of_token",
 }
 
 
