@@ -33,7 +33,7 @@ from streamstore.errors import (
 )
 from streamstore.folder import LOCK_FILE_BYTES, FolderLock, StoreFolder, preallocate
 from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MIN
-from streamstore.model import SyncMode
+from streamstore.model import StorageInfo, SyncMode
 from streamstore.process import NESTED_CALL, ReaderGate, open_engines
 
 __all__ = [
@@ -480,6 +480,15 @@ class Engine:
         self.refuse_unusable()
         figures = self._readers.read(self._env.info)
         return {name: value for name, value in figures.items() if isinstance(value, int)}
+
+    def storage_info(self) -> StorageInfo:
+        """Return how large the file is, the map that it may grow into, and how many slots of readers are used."""
+        figures = self.info()
+        with translated("look at the file"):
+            file_bytes = os.stat(self.watchable_path()).st_size
+        return StorageInfo(
+            file_bytes=file_bytes, map_bytes=figures["map_size"], reader_slots_used=figures["num_readers"]
+        )
 
     @contextlib.contextmanager
     def quiesce(self) -> Generator[None]:
