@@ -231,6 +231,8 @@ SCENARIO: Final[list[Call]] = [
     ("update_shard_count", ("t", 0), {}),
     ("trim", (), {}),
     ("trim", ("unknown",), {}),
+    ("backup", (5,), {}),
+    ("backup", (".",), {"compact": True}),
     ("create_stream", ("throttled",), {"read_quota": True}),
     ("put_record", ("throttled", b"owed", "k"), {}),
     ("get_shard_iterator", ("throttled", SHARD, "TRIM_HORIZON"), {}),
