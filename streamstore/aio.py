@@ -352,7 +352,6 @@ class AsyncStreamStore:
 
     describe_consumer_lag = _awaited(StreamStore.describe_consumer_lag)
     describe_consumer_lags = _awaited(StreamStore.describe_consumer_lags)
-    storage_info = _awaited(StreamStore.storage_info)
     get_records = _awaited(StreamStore.get_records)
     get_shard_iterator = _awaited(StreamStore.get_shard_iterator)
 

@@ -39,6 +39,7 @@ NOT_AWAITED: Final = {
     "source_of_subscription": "for AsyncStreamStore itself",
     "submit": "for AsyncStreamStore itself",
     "stream_of_token": "it reads nothing, so there is nothing to wait for",
+    "storage_info": "it reads no record, only figures that are at hand",
     "stream_arn": "it reads nothing, so there is nothing to wait for",
     "observe_commits": "it sets who is told, so there is nothing to wait for",
 }
@@ -213,6 +214,8 @@ SCENARIO: Final[list[Call]] = [
     ("consumer", ("unknown", "billing"), {}),
     ("describe_consumer_lag", ("t", "billing"), {}),
     ("describe_consumer_lag", ("t", "unknown"), {}),
+    ("describe_consumer_lags", ("t",), {}),
+    ("describe_consumer_lags", ("unknown",), {}),
     ("merge_shards", ("t", SHARD, "shard-000001"), {}),
     ("merge_shards", ("t", SHARD, "shard-000001"), {}),
     ("tail", ("t",), {"starting_position": "TRIM_HORIZON", "idle_timeout_seconds": 0}),
