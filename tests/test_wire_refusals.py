@@ -34,8 +34,8 @@ START = {"StreamName": "clicks", "ShardId": SHARD, "ShardIteratorType": "TRIM_HO
 SPLIT = {"StreamName": "clicks", "ShardToSplit": SHARD}
 NO_STREAM = f"Stream none {ACCOUNT} not found."
 NEEDS = (
-    "Must either specify (1) AT_SEQUENCE_NUMBER or AFTER_SEQUENCE_NUMBER and StartingSequenceNumber or (2) TRIM_HORIZON "
-    "or LATEST and no StartingSequenceNumber. Request specified"
+    "Must either specify (1) AT_SEQUENCE_NUMBER or AFTER_SEQUENCE_NUMBER and StartingSequenceNumber or (2) "
+    "TRIM_HORIZON or LATEST and no StartingSequenceNumber. Request specified"
 )
 
 # The action, its members, and the name and words of the error; the words may go on behind an ellipsis.
@@ -98,8 +98,8 @@ REFUSED: list[tuple[str, Mapping[str, object], str, str]] = [
         START | {"ShardIteratorType": "AT_TIMESTAMP"},
         "InvalidArgumentException",
         (
-            "Must specify timestampInMillis parameter for iterator of type AT_TIMESTAMP. Current request has no timestamp "
-            "parameter."
+            "Must specify timestampInMillis parameter for iterator of type AT_TIMESTAMP. Current request has no "
+            "timestamp parameter."
         ),
     ),
     (
@@ -107,8 +107,8 @@ REFUSED: list[tuple[str, Mapping[str, object], str, str]] = [
         SPLIT | {"NewStartingHashKey": "1"},
         "InvalidArgumentException",
         (
-            f"NewStartingHashKey 1 used in SplitShard() on shard {SHARD} in stream clicks {ACCOUNT} is not both greater than "
-            f"one plus the shard's StartingHashKey 0 and less than the shard's EndingHashKey {2**127 - 1}."
+            f"NewStartingHashKey 1 used in SplitShard() on shard {SHARD} in stream clicks {ACCOUNT} is not both "
+            f"greater than one plus the shard's StartingHashKey 0 and less than the shard's EndingHashKey {2**127 - 1}."
         ),
     ),
     (
@@ -116,8 +116,8 @@ REFUSED: list[tuple[str, Mapping[str, object], str, str]] = [
         {"StreamName": "clicks", "ShardToMerge": "shardId-000000000001", "AdjacentShardToMerge": SHARD},
         "InvalidArgumentException",
         (
-            f"Shards shardId-000000000001 and {SHARD} in stream clicks {ACCOUNT} are not an adjacent pair of shards eligible "
-            "for merging"
+            f"Shards shardId-000000000001 and {SHARD} in stream clicks {ACCOUNT} are not an adjacent pair of shards "
+            "eligible for merging"
         ),
     ),
     (
@@ -137,8 +137,8 @@ REFUSED: list[tuple[str, Mapping[str, object], str, str]] = [
         {"StreamName": "clicks", "RetentionPeriodHours": 48},
         "InvalidArgumentException",
         (
-            "Requested retention period (48 hours) for stream clicks can not be longer than existing retention period (24 "
-            "hours). Use IncreaseRetentionPeriod API."
+            "Requested retention period (48 hours) for stream clicks can not be longer than existing retention period "
+            "(24 hours). Use IncreaseRetentionPeriod API."
         ),
     ),
     ("ListShards", {}, "InvalidArgumentException", "Either NextToken or StreamName should be provided."),
@@ -200,7 +200,7 @@ def test_an_old_iterator_and_an_old_token_have_expired(wire: Wire, clock: Clock)
     assert wire.ask("ListShards", {"NextToken": token}).error == (400, "ExpiredNextTokenException")
 
 
-def test_a_quota_that_is_used_up_is_told_of_the_call_and_of_each_record(aws_store: StreamStore, clock: Clock) -> None:
+def test_a_quota_that_is_used_up_is_told_of_the_call_and_of_each_record(aws_store: StreamStore) -> None:
     aws_store.create_stream("slow", write_quota_kb_per_sec=128)
     wire = Wire(Dispatcher(aws_store))
     words = f"Rate exceeded for shard {SHARD} in stream slow {ACCOUNT}."
