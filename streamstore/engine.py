@@ -330,6 +330,7 @@ class Engine:
         self._writing_ident: int | None = None
         self._commits_until_look = GROWTH_LOOK_COMMITS
         self._data_bytes_seen = 0
+        self._ripe_commit: int | None = None
         self._write_lock = threading.RLock()  # a signal handler may fork while its thread writes
         self._readers = ReaderGate()
         self.handles: dict[bytes, lmdb._Database] = {}  # replaced, so that those who read do not see it grow
@@ -406,6 +407,10 @@ class Engine:
             except lmdb.PanicError:
                 # An interrupt ended the finding out of a failed commit.
                 raise RepairNeededError(self._recover) from None
+            except StoreFullError:
+                if self._ripe_commit == self._env.info()["last_txnid"]:
+                    raise
+                raise RepairNeededError(self._ripen_free_pages) from None
             except _MACHINE_ERRORS as error:
                 raise translate(error, "write") from error
             finally:
@@ -592,6 +597,15 @@ class Engine:
             return True
         return False
 
+    def _ripen_free_pages(self) -> None:
+        """Commit next to nothing: what a commit frees, LMDB uses again two commits later.
+
+        Without it a full disk stays full behind a trim that freed everything: no commit goes through to be the next.
+        """
+        with contextlib.suppress(*_MACHINE_ERRORS), self._env.begin(write=True) as transaction:
+            self._mark_recovery(transaction)
+        self._ripe_commit = self._env.info()["last_txnid"]
+
     def _recover(self) -> None:
         """Reopen after a failed commit, and commit once more.
 
@@ -601,11 +615,12 @@ class Engine:
         self._failure = self._failure or StorageError("the store is recovering from a failed commit")
         self._reopen()
         with self._env.begin(write=True) as transaction:
-            transaction.put(RECOVERY_KEY, str(transaction.id()).encode(), db=self._recovery_handle(transaction))
+            self._mark_recovery(transaction)
         self._failure = None
 
-    def _recovery_handle(self, transaction: "lmdb.Transaction[bytes]") -> "lmdb._Database":
-        return self._env.open_db(RECOVERY_DATABASE, txn=transaction)
+    def _mark_recovery(self, transaction: "lmdb.Transaction[bytes]") -> None:
+        handle = self._env.open_db(RECOVERY_DATABASE, txn=transaction)
+        transaction.put(RECOVERY_KEY, str(transaction.id()).encode(), db=handle)
 
     def _reopen(self) -> None:
         with self._readers.none():
