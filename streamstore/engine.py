@@ -63,6 +63,10 @@ GROWTH_LOOK_COMMITS: Final = 8
 GROWTH_AHEAD_BYTES: Final = 512 * 1024
 GROWTH_AHEAD_BYTES_MIN: Final = 128 * 1024
 
+# The most room that a commit takes: for the pages that it changes, and so much for each byte that it adds.
+COMMIT_ROOM_BYTES: Final = 64 * 1024
+COMMIT_ROOM_PER_BYTE: Final = 2
+
 _OUT_OF_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MACHINE_ERRORS: Final = (lmdb.Error, OSError, MemoryError)
 
@@ -200,7 +204,7 @@ class ObservedTransaction(ReadTransaction):
 class WriteTransaction(ReadTransaction):
     """The one write transaction. Nothing of it is in the file until ``Engine.write`` returns."""
 
-    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "evidence", "freed_pages")
+    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "bytes_appended", "evidence", "freed_pages")
 
     def __init__(self, engine: "Engine", env: lmdb.Environment, transaction: "lmdb.Transaction[bytes]") -> None:
         super().__init__(transaction, engine.handles)
@@ -210,6 +214,7 @@ class WriteTransaction(ReadTransaction):
         self._exclusive: contextlib.ExitStack | None = None
         self.evidence: _Evidence | None = None
         self.freed_pages = False
+        self.bytes_appended = 0
 
     def put(self, database: bytes, key: bytes, value: bytes) -> None:
         self._transaction.put(key, value, db=self._created(database))
@@ -256,7 +261,9 @@ class WriteTransaction(ReadTransaction):
         last_key, last_value = items[-1]
         if len(items) == 1:
             added = int(self._transaction.put(last_key, last_value, append=True, db=handle))
+            self.bytes_appended += len(last_value)
         else:
+            self.bytes_appended += sum([len(value) for _, value in items])
             with self._transaction.cursor(handle) as cursor:
                 _, added = cursor.putmulti(items, append=True)
         if added != len(items):
@@ -330,6 +337,7 @@ class Engine:
         self._writing_ident: int | None = None
         self._commits_until_look = GROWTH_LOOK_COMMITS
         self._data_bytes_seen = 0
+        self._bytes_under_way = 0
         self._ripe_commit: int | None = None
         self._write_lock = threading.RLock()  # a signal handler may fork while its thread writes
         self._readers = ReaderGate()
@@ -522,6 +530,7 @@ class Engine:
                     if self._may_have_been_so(transaction.evidence):
                         transaction.mark()
                     self._grow_file_ahead()
+                    self._bytes_under_way = transaction.bytes_appended
                     self._commit(lmdb_transaction, transaction.evidence)
                     # Finding out an outcome may have reopened the environment, which ended the handles of the old one.
                     if env is self._env:
@@ -559,6 +568,7 @@ class Engine:
     def _refuse_full(self, error: BaseException) -> None:
         """Tell a full disk from a broken one: LMDB calls a write that was cut short an input/output error."""
         try:
+            self._lock.refuse_full(COMMIT_ROOM_BYTES + COMMIT_ROOM_PER_BYTE * self._bytes_under_way)
             self._lock.extend_data_file(self._lock.data_file_bytes() + 1)
         except OSError as full:
             if full.errno in _OUT_OF_SPACE:

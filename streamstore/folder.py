@@ -12,6 +12,7 @@ alone joins only when LMDB's own lock still stands.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -152,6 +153,12 @@ class FolderLock:
 
     def append_zeros(self, count_bytes: int) -> None:
         os.pwrite(self._descriptor, bytes(count_bytes), self.data_file_bytes())
+
+    def refuse_full(self, room_bytes: int) -> None:
+        """Raise the error of a full disk if there is less room than this."""
+        status = os.fstatvfs(self._descriptor)
+        if status.f_bavail * status.f_frsize < room_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def extend_data_file(self, size_bytes: int) -> None:
         """Make the file at least this long. Unlike ftruncate, this never shortens what another process wrote."""

@@ -3,10 +3,10 @@
 from typing import Final
 
 from tools.torture.part import Part
-from tools.torture.parts import alarms, history, kill, real_power_loss
+from tools.torture.parts import alarms, disk_full, history, kill, real_power_loss
 
 __all__ = ["PARTS"]
 
-_PARTS: Final[tuple[Part, ...]] = (real_power_loss.PART, kill.PART, history.PART)
+_PARTS: Final[tuple[Part, ...]] = (real_power_loss.PART, kill.PART, disk_full.PART, history.PART)
 _BY_NAME: Final[dict[str, Part]] = {part.name: part for part in _PARTS}
 PARTS: Final[dict[str, Part]] = {**_BY_NAME, alarms.NAME: alarms.part_of(_BY_NAME)}
