@@ -67,6 +67,11 @@ GROWTH_AHEAD_BYTES_MIN: Final = 128 * 1024
 COMMIT_ROOM_BYTES: Final = 64 * 1024
 COMMIT_ROOM_PER_BYTE: Final = 2
 
+# On a disk with less room than this, pages are kept for a trim: items two to a page, so 24 pages.
+TIGHT_ROOM_BYTES: Final = 4 * 2**20
+RESERVE_ITEMS: Final = 48
+RESERVE_ITEM_BYTES: Final = 1_900
+
 _OUT_OF_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MACHINE_ERRORS: Final = (lmdb.Error, OSError, MemoryError)
 
@@ -204,7 +209,16 @@ class ObservedTransaction(ReadTransaction):
 class WriteTransaction(ReadTransaction):
     """The one write transaction. Nothing of it is in the file until ``Engine.write`` returns."""
 
-    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "bytes_appended", "evidence", "freed_pages")
+    __slots__ = (
+        "_engine",
+        "_env",
+        "_exclusive",
+        "_opened",
+        "_reserve_keys",
+        "bytes_appended",
+        "evidence",
+        "freed_pages",
+    )
 
     def __init__(self, engine: "Engine", env: lmdb.Environment, transaction: "lmdb.Transaction[bytes]") -> None:
         super().__init__(transaction, engine.handles)
@@ -215,6 +229,7 @@ class WriteTransaction(ReadTransaction):
         self.evidence: _Evidence | None = None
         self.freed_pages = False
         self.bytes_appended = 0
+        self._reserve_keys: list[bytes] = []
 
     def put(self, database: bytes, key: bytes, value: bytes) -> None:
         self._transaction.put(key, value, db=self._created(database))
@@ -255,8 +270,25 @@ class WriteTransaction(ReadTransaction):
         """Make a change that no other transaction makes."""
         self.put(RECOVERY_DATABASE, CHANGE_KEY, os.urandom(CHANGE_MARK_BYTES))
 
+    def hold_reserve(self) -> None:
+        """Take pages that the end of this transaction gives back: so many will be free behind it.
+
+        A deletion writes pages before it frees any. Without a reserve the puts of a full disk would take the last.
+        """
+        if not self._reserve_keys:
+            handle = self._created(RECOVERY_DATABASE)
+            self._reserve_keys = [b"reserve %d" % number for number in range(RESERVE_ITEMS)]
+            for key in self._reserve_keys:
+                self._transaction.put(key, bytes(RESERVE_ITEM_BYTES), db=handle)
+
+    def give_reserve_back(self) -> None:
+        for key in self._reserve_keys:
+            self._transaction.delete(key, db=self._created(RECOVERY_DATABASE))
+
     def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
         """Add items whose keys are greater than all in the database, in rising order."""
+        if self._engine.is_tight:
+            self.hold_reserve()
         handle = self._created(database)
         last_key, last_value = items[-1]
         if len(items) == 1:
@@ -338,7 +370,8 @@ class Engine:
         self._commits_until_look = GROWTH_LOOK_COMMITS
         self._data_bytes_seen = 0
         self._bytes_under_way = 0
-        self._ripe_commit: int | None = None
+        self._has_freed_pages = False
+        self.is_tight = False
         self._write_lock = threading.RLock()  # a signal handler may fork while its thread writes
         self._readers = ReaderGate()
         self.handles: dict[bytes, lmdb._Database] = {}  # replaced, so that those who read do not see it grow
@@ -416,7 +449,7 @@ class Engine:
                 # An interrupt ended the finding out of a failed commit.
                 raise RepairNeededError(self._recover) from None
             except StoreFullError:
-                if self._ripe_commit == self._env.info()["last_txnid"]:
+                if not self._has_freed_pages:
                     raise
                 raise RepairNeededError(self._ripen_free_pages) from None
             except _MACHINE_ERRORS as error:
@@ -530,6 +563,7 @@ class Engine:
                     if self._may_have_been_so(transaction.evidence):
                         transaction.mark()
                     self._grow_file_ahead()
+                    transaction.give_reserve_back()
                     self._bytes_under_way = transaction.bytes_appended
                     self._commit(lmdb_transaction, transaction.evidence)
                     # Finding out an outcome may have reopened the environment, which ended the handles of the old one.
@@ -539,6 +573,7 @@ class Engine:
                 transaction.let_readers_in()
         finally:
             lmdb_transaction.abort()  # does nothing after a commit
+        self._has_freed_pages = transaction.freed_pages
         if transaction.freed_pages:
             self._keep_file_whole()
         return result
@@ -568,10 +603,12 @@ class Engine:
     def _refuse_full(self, error: BaseException) -> None:
         """Tell a full disk from a broken one: LMDB calls a write that was cut short an input/output error."""
         try:
-            self._lock.refuse_full(COMMIT_ROOM_BYTES + COMMIT_ROOM_PER_BYTE * self._bytes_under_way)
+            if not self._lock.has_room(COMMIT_ROOM_BYTES + COMMIT_ROOM_PER_BYTE * self._bytes_under_way):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._lock.extend_data_file(self._lock.data_file_bytes() + 1)
         except OSError as full:
             if full.errno in _OUT_OF_SPACE:
+                self.is_tight = True
                 raise translate(full, "write") from error
 
     def _find_out_stored(self, evidence: _Evidence, error: BaseException) -> bool:
@@ -612,9 +649,9 @@ class Engine:
 
         Without it a full disk stays full behind a trim that freed everything: no commit goes through to be the next.
         """
-        with contextlib.suppress(*_MACHINE_ERRORS), self._env.begin(write=True) as transaction:
-            self._mark_recovery(transaction)
-        self._ripe_commit = self._env.info()["last_txnid"]
+        self._has_freed_pages = False
+        with contextlib.suppress(StoreFullError, *_MACHINE_ERRORS):
+            self._transact(_hold_reserve_and_mark)
 
     def _recover(self) -> None:
         """Reopen after a failed commit, and commit once more.
@@ -710,6 +747,7 @@ class Engine:
             return
         self._commits_until_look = GROWTH_LOOK_COMMITS
         with contextlib.suppress(*_MACHINE_ERRORS):  # a commit that needs the space will say so
+            self.is_tight = not self._lock.has_room(TIGHT_ROOM_BYTES)
             data_bytes = _bytes_needed(self._env)
             grown_bytes = data_bytes - self._data_bytes_seen
             self._data_bytes_seen = data_bytes
@@ -849,6 +887,11 @@ def _create_environment(folder: Path, initial: Databases) -> None:
 def _name_end() -> bytes:
     """Return what LMDB writes behind the name of a named database."""
     return b"" if LMDB_LIB_VERSION == 0 else b"\0"
+
+
+def _hold_reserve_and_mark(transaction: WriteTransaction) -> None:
+    transaction.hold_reserve()
+    transaction.mark()
 
 
 def _bytes_needed(env: lmdb.Environment) -> int:

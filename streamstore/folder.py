@@ -12,7 +12,6 @@ alone joins only when LMDB's own lock still stands.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
@@ -154,11 +153,10 @@ class FolderLock:
     def append_zeros(self, count_bytes: int) -> None:
         os.pwrite(self._descriptor, bytes(count_bytes), self.data_file_bytes())
 
-    def refuse_full(self, room_bytes: int) -> None:
-        """Raise the error of a full disk if there is less room than this."""
+    def has_room(self, room_bytes: int) -> bool:
+        """Tell whether the filesystem has so much room for us. What a quota leaves of it, nobody tells."""
         status = os.fstatvfs(self._descriptor)
-        if status.f_bavail * status.f_frsize < room_bytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return status.f_bavail * status.f_frsize >= room_bytes
 
     def extend_data_file(self, size_bytes: int) -> None:
         """Make the file at least this long. Unlike ftruncate, this never shortens what another process wrote."""
