@@ -317,6 +317,7 @@ class Engine:
         self._writing_ident: int | None = None
         self._commits_until_look = GROWTH_LOOK_COMMITS
         self._data_bytes_seen = 0
+        self._disk_is_sure = False
         self._write_lock = threading.RLock()  # a signal handler may fork while its thread writes
         self._readers = ReaderGate()
         self.handles: dict[bytes, lmdb._Database] = {}  # replaced, so that those who read do not see it grow
@@ -483,6 +484,7 @@ class Engine:
         env = self._env
         lmdb_transaction = env.begin(write=True)
         try:
+            self._make_disk_sure()
             transaction = WriteTransaction(self, env, lmdb_transaction)
             try:
                 result = apply(transaction)
@@ -519,10 +521,23 @@ class Engine:
         except lmdb.MapFullError:
             raise  # LMDB has not written anything yet
         except _MACHINE_ERRORS as error:
+            self._disk_is_sure = False
             lmdb_transaction.abort()
             if not self._find_out_stored(evidence, error):
                 self._refuse_full(error)
                 raise
+
+    def _make_disk_sure(self) -> None:
+        """In a write transaction: have the disk hold the meta pages that the file shows.
+
+        When a sync fails, Linux counts its pages as written, and the syncs behind it say nothing of them. Where the
+        disk kept another meta page than the file shows, the next commit would write over pages that this one still
+        uses. Only the two meta pages can be so: no page of data is used before its sync has succeeded.
+        """
+        if not self._disk_is_sure:
+            self._lock.write_again(_meta_bytes(self._env))
+            self._lock.sync_data_file()
+            self._disk_is_sure = True
 
     def _refuse_full(self, error: BaseException) -> None:
         """Tell a full disk from a broken one: LMDB calls a write that was cut short an input/output error."""
@@ -574,6 +589,7 @@ class Engine:
         self._failure = self._failure or StorageError("the store is recovering from a failed commit")
         self._reopen()
         with self._env.begin(write=True) as transaction:
+            self._make_disk_sure()
             transaction.put(RECOVERY_KEY, str(transaction.id()).encode(), db=self._recovery_handle(transaction))
         self._failure = None
 
@@ -597,6 +613,9 @@ class Engine:
         env = self._map_environment()
         try:
             # A killed process may have left commits in the page cache only. Nobody may see them before they last.
+            self._disk_is_sure = self._lock.alone and not self._read_only
+            if self._disk_is_sure:  # nobody else can be writing
+                self._lock.write_again(_meta_bytes(env))
             self._lock.sync_data_file()
             self._refuse_truncated(env)
             env.reader_check()
@@ -797,6 +816,11 @@ def _create_environment(folder: Path, initial: Databases) -> None:
 def _name_end() -> bytes:
     """Return what LMDB writes behind the name of a named database."""
     return b"" if LMDB_LIB_VERSION == 0 else b"\0"
+
+
+def _meta_bytes(env: lmdb.Environment) -> int:
+    """Return the length of the two meta pages, with which the file begins."""
+    return 2 * env.stat()["psize"]
 
 
 def _bytes_needed(env: lmdb.Environment) -> int:

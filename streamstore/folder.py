@@ -147,6 +147,10 @@ class FolderLock:
         """Put on disk what a killed process left in the page cache, however it got there."""
         os.fdatasync(self._descriptor)
 
+    def write_again(self, size_bytes: int) -> None:
+        """Write the first bytes of the data file as they are, so that the next sync brings them to the disk."""
+        os.pwrite(self._descriptor, os.pread(self._descriptor, size_bytes, 0), 0)
+
     def data_file_bytes(self) -> int:
         return os.fstat(self._descriptor).st_size
 
