@@ -19,9 +19,17 @@ class Alarm(NamedTuple):
 
 
 ALARMS: Final[tuple[Alarm, ...]] = (
+    Alarm("acknowledge-before-commit", "power-loss", Amount(cases=2_000)),
+    Alarm("sync-off", "power-loss", Amount(cases=2_000)),
+    Alarm("metasync-off", "power-loss", Amount(cases=2_000)),
+    Alarm("no-sync-on-open", "power-loss", Amount(cases=4_000)),
+    Alarm("no-sync-of-names", "power-loss", Amount(cases=2_000)),
     Alarm("acknowledge-before-commit", "kill", Amount(cases=200)),
     Alarm("keys-in-a-later-commit", "kill", Amount(cases=200)),
     Alarm("checkpoint-before-effect", "kill", Amount(cases=200)),
     Alarm("counter-cached", "kill", Amount(cases=200)),
     Alarm("parent-not-closed", "kill", Amount(cases=200)),
+    Alarm("counter-cached", "failed-sync", Amount(cases=4_000)),
+    Alarm("failed-sync-believed", "failed-sync", Amount(cases=4_000)),
+    Alarm("errors-not-translated", "recovery", Amount(cases=500)),
 )

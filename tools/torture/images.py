@@ -20,7 +20,7 @@ __all__ = ["Image", "ImageFolder", "plan_images"]
 SECTOR_BYTES: Final = 512
 EXHAUSTIVE_MAX: Final = 64
 """A window with so many images or fewer is enumerated."""
-TRIES_PER_IMAGE: Final = 8
+TRIES_PER_IMAGE: Final = 32
 STORE: Final = {"store", "store/data.mdb", "store/lock.mdb"}
 
 

@@ -1,9 +1,12 @@
 """Faults to plant in a program, each a defence taken away: a checker that stays green with one is no checker."""
 
+import contextlib
 import queue
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar, cast
 from unittest import mock
+
+import lmdb
 
 from streamstore import disk_format
 from streamstore.consumer import Checkpoint, ConsumerPlace, StreamConsumer
@@ -42,6 +45,10 @@ NAMES: Final = (
     "trim-one-too-many",
     "checkpoint-before-effect",
     "counter-cached",
+    "sync-off",
+    "metasync-off",
+    "failed-sync-believed",
+    "errors-not-translated",
 )
 
 
@@ -71,6 +78,24 @@ def plant(name: str | None) -> None:
         mock.patch.object(StreamConsumer, "checkpoint_with_records", _checkpoint_then_put).start()
     elif name == "counter-cached":
         _cache_counters()
+    elif name == "sync-off":
+        _open_environments(sync=False)
+    elif name == "metasync-off":
+        _open_environments(metasync=False)
+    elif name == "failed-sync-believed":
+        mock.patch.object(FolderLock, "write_again").start()
+    elif name == "errors-not-translated":
+        mock.patch("streamstore.engine.translated", return_value=contextlib.nullcontext()).start()
+
+
+def _open_environments(**flags: bool) -> None:
+    """Have LMDB open every environment with these flags, whatever the engine says."""
+    really_open = cast(Callable[..., lmdb.Environment], lmdb.open)
+
+    def open_with_flags(path: str, **options: object) -> lmdb.Environment:
+        return really_open(path, **{**options, **flags})
+
+    mock.patch.object(lmdb, "open", open_with_flags).start()
 
 
 def _save_those_of_the_commit_before() -> Callable[[StreamKeys], None]:

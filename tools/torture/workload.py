@@ -8,7 +8,6 @@ dice make the same calls: threads are let into one commit in a known order.
 import contextlib
 import functools
 import os
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator
@@ -49,10 +48,14 @@ OPEN_SHARDS_MAX: Final = 3
 START_MS: Final = 1_700_000_000_000
 SIZES: Final = ((0, 300), (0, 300), (300, 2_500), (300, 2_500), (4_000, 20_000))
 SYNCS: Final = frozenset([Kind.SYNC, Kind.SYNCED_WRITE])
+FAILING_SYNCS: Final = ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 2), (2, 3), (3, 1), (4, 2))
+"""Which of a step fails, and how many in a row. The second is that of the meta page, and the third finds out."""
+META_WRITES: Final = frozenset([Kind.SYNCED_WRITE])
 WRITES: Final = frozenset([Kind.SYNC, Kind.WRITE])
 CREATION_CALLS: Final = 60
 OPENINGS_MAX: Final = 10
 OTHER: Final = "other"
+ERROR: Final = "error"
 COMMIT_CALLS: Final = 6
 
 
@@ -92,7 +95,7 @@ def record(workload: Workload, calls: Calls, folder: Path) -> Timeline:
             _live(workload, life, calls, root, log)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
-            raise WorkloadEndedError(f"Life {life} of the workload ended with {os.WEXITSTATUS(status)}.")
+            raise WorkloadEndedError(f"Life {life} of the workload ended: {(folder / ERROR).read_text()}")
     return replay(read_log(log), root)
 
 
@@ -109,8 +112,7 @@ def _live(workload: Workload, life: int, calls: Calls, root: Path, log: Path) ->
         calls.record(log)
         _Life(workload, life, calls, promises, root / "store").live()
     except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
+        log.with_name(ERROR).write_text(traceback.format_exc())
         os._exit(1)
     os._exit(0)
 
@@ -145,7 +147,7 @@ class _Life:
         dies_at = dice.randrange(steps) if dice.random() < 0.6 else None
         for number in range(steps):
             if number == dies_at:
-                self._die_in_one_of(COMMIT_CALLS, dice.choice((SYNCS, WRITES)))
+                self._die_in_a_commit()
             # The store may be waiting for a write that reopens it.
             with self._failing_syncs(), contextlib.suppress(StorageError):
                 self._step()
@@ -329,6 +331,13 @@ class _Life:
 
     # What happens meanwhile.
 
+    def _die_in_a_commit(self) -> None:
+        if self._dice.random() < 0.5:
+            self._die_in_one_of(COMMIT_CALLS, WRITES)
+        else:  # what the next life sees then is in the page cache only
+            self._calls.arm(1, Fault.KILLED_AFTERWARDS, kinds=META_WRITES)
+            self._is_dying = True
+
     def _die_in_one_of(self, calls: int, kinds: frozenset[Kind]) -> None:
         fault = self._dice.choice((Fault.KILLED_BEFORE, Fault.KILLED_HALFWAY, Fault.KILLED_AFTERWARDS))
         self._calls.arm(self._dice.randint(1, calls), fault, kinds=kinds)
@@ -341,7 +350,8 @@ class _Life:
             yield
             return
         fault = self._dice.choice((Fault.REFUSED, Fault.FAILED_AFTERWARDS))
-        self._calls.arm(self._dice.randint(1, 4), fault, kinds=SYNCS, times=self._dice.randint(1, 3))
+        place, times = self._dice.choice(FAILING_SYNCS)
+        self._calls.arm(place, fault, kinds=SYNCS, times=times)
         try:
             yield
         finally:
