@@ -202,6 +202,8 @@ class ImageFolder:
                 content = self._contents.setdefault(patch.file, bytearray())
                 start = patch.page * PAGE_BYTES
                 if len(content) < start + PAGE_BYTES:
+                    if not any(patch.content):
+                        continue  # what the file is grown by ahead of its data
                     content.extend(bytes(start + PAGE_BYTES - len(content)))
                 content[start : start + PAGE_BYTES] = patch.content
         self._window = window
