@@ -35,6 +35,7 @@ from streamstore.errors import (
 from streamstore.feed import Feed
 from streamstore.model import (
     ChildShard,
+    CommitReport,
     Consumer,
     ConsumerDescription,
     ConsumerLag,
@@ -57,6 +58,7 @@ from streamstore.model import (
     ShardFilter,
     ShardFilterType,
     ShardIteratorType,
+    StorageInfo,
     StreamDescription,
     StreamDescriptionSummary,
     StreamMode,
@@ -69,6 +71,7 @@ from streamstore.model import (
     UpdateShardCountResult,
     UpdateStreamResult,
 )
+from streamstore.salvage import LostRecords, SalvageResult, salvage_store
 from streamstore.store import StreamStore
 
 __all__ = [
@@ -76,6 +79,7 @@ __all__ = [
     "AsyncStreamConsumer",
     "AsyncStreamStore",
     "ChildShard",
+    "CommitReport",
     "Consumer",
     "ConsumerDescription",
     "ConsumerLag",
@@ -94,6 +98,7 @@ __all__ = [
     "ListStreamConsumersResult",
     "ListStreamsResult",
     "ListTagsForStreamResult",
+    "LostRecords",
     "OutcomeUnknownError",
     "ProvisionedThroughputExceededException",
     "PutRecordResult",
@@ -104,12 +109,14 @@ __all__ = [
     "RequestError",
     "ResourceInUseException",
     "ResourceNotFoundException",
+    "SalvageResult",
     "SequenceNumberRange",
     "Shard",
     "ShardFilter",
     "ShardFilterType",
     "ShardIteratorType",
     "StorageError",
+    "StorageInfo",
     "StoreClosedError",
     "StoreForkedError",
     "StoreFormatError",
@@ -132,4 +139,5 @@ __all__ = [
     "UpdateStreamResult",
     "check_store",
     "check_store_apart",
+    "salvage_store",
 ]

@@ -70,7 +70,7 @@ class ConsumerControl(StreamControl):
             consumer_arn=consumer.consumer_arn,
             consumer_status=consumer.consumer_status,
             consumer_creation_timestamp=consumer.consumer_creation_timestamp,
-            stream_arn=self._stream_arn(name),
+            stream_arn=self.stream_arn(name),
         )
 
     def list_stream_consumers(
@@ -138,7 +138,7 @@ class ConsumerControl(StreamControl):
         return consumer
 
     def _consumer(self, stream_name: str, consumer: StoredConsumer) -> Consumer:
-        stream_arn, seconds = self._stream_arn(stream_name), consumer.creation_ms // 1000
+        stream_arn, seconds = self.stream_arn(stream_name), consumer.creation_ms // 1000
         return Consumer(
             consumer_name=consumer.name,
             consumer_arn=f"{stream_arn}/consumer/{consumer.name}:{seconds}",

@@ -381,7 +381,7 @@ class StreamControl(OpenStore):
         stream, shards = self._engine.read(look)
         return StreamDescription(
             stream_name=name,
-            stream_arn=self._stream_arn(name),
+            stream_arn=self.stream_arn(name),
             stream_status="ACTIVE",
             stream_creation_timestamp=datetime_of_ms(stream.creation_ms),
             retention_period_hours=stream.retention_hours,

@@ -30,6 +30,7 @@ The address of a record is (stream number u32, shard index u32, sequence u64); o
 its database, a slash, and its key. This module knows bytes, not operations, and never touches LMDB.
 """
 
+import re
 import struct
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
@@ -91,6 +92,7 @@ _FIRST_PUT: Final = struct.Struct(">IQQ")
 _DIGEST_BYTES: Final = 16
 _TIME_MS_MAX: Final = 2**64 - 1
 _HASH_KEY_BYTES: Final = 16
+_RECORDS_DATABASE: Final = re.compile(rb"records/([0-9]{1,10})/([0-9]{1,10})")
 _END_OF_NAME: Final = b"\0"
 _FIRST_FIELDS: Final = 5
 _FIRST_SETTINGS: Final[list[object]] = [False, "PROVISIONED", IDEMPOTENCY_WINDOW_MS_DEFAULT, [], []]
@@ -108,8 +110,22 @@ def counter_key(stream_number: StreamNumber, shard_index: int) -> bytes:
     return _SHARD_KEY.pack(stream_number, shard_index)
 
 
+def parse_counter_key(key: bytes) -> tuple[StreamNumber, int]:
+    """Return stream number and shard index."""
+    if len(key) != _SHARD_KEY.size:
+        raise DamagedValueError(f"{key!r} is no key of a counter")
+    stream_number, shard_index = _SHARD_KEY.unpack(key)
+    return StreamNumber(stream_number), shard_index
+
+
 def records_database(stream_number: StreamNumber, shard_index: int) -> bytes:
     return b"records/%d/%d" % (stream_number, shard_index)
+
+
+def parse_records_database(database: bytes) -> tuple[StreamNumber, int] | None:
+    """Return stream number and shard index, or None for a name that is not one of records."""
+    match = _RECORDS_DATABASE.fullmatch(database)
+    return None if match is None else (StreamNumber(int(match[1])), int(match[2]))
 
 
 def record_key(sequence: int) -> bytes:

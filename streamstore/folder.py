@@ -31,7 +31,7 @@ from streamstore.errors import (
     StoreNotFoundError,
 )
 
-__all__ = ["NETWORK_FILESYSTEMS", "FolderLock", "StoreFolder", "filesystem_of", "whole_or_none"]
+__all__ = ["NETWORK_FILESYSTEMS", "FolderLock", "StoreFolder", "filesystem_of", "nobody_else", "whole_or_none"]
 
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "lock.mdb"
@@ -226,6 +226,20 @@ def whole_or_none(target: Path) -> Generator[Path]:
     except BaseException:
         shutil.rmtree(making, ignore_errors=True)
         raise
+
+
+@contextmanager
+def nobody_else(folder: StoreFolder) -> Generator[None]:
+    """Keep everybody from opening the store, by its data file alone. Refuses one that is open."""
+    folder.refuse_missing()
+    descriptor = os.open(folder.data_path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise StoreLockedError(f"{folder.path} is open: close it first, nothing may write it meanwhile.") from error
+    finally:
+        os.close(descriptor)
 
 
 def preallocate(path: Path, size_bytes: int) -> None:

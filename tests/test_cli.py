@@ -417,3 +417,68 @@ def test_help_shows_examples_and_goes_to_standard_output() -> None:
         assert b"Example" in result.stdout
         assert b"  streamstore " in result.stdout
         assert result.stderr == b""
+
+
+# check, backup and salvage
+
+
+@pytest.fixture
+def lines_stored(tmp_path: Path) -> Path:
+    run_well("put", tmp_path / "store", STREAM, "--create", stdin=b"".join(b"line %d\n" % n for n in range(300)))
+    return tmp_path / "store"
+
+
+def damage(path: Path, text: bytes) -> None:
+    """Change a byte of a record behind the back of the store, wherever it is in the file."""
+    content = (path / "data.mdb").read_bytes()
+    assert text in content
+    (path / "data.mdb").write_bytes(content.replace(text, text.swapcase()))
+
+
+def test_check_of_a_sound_store_says_so_and_ends_with_0(lines_stored: Path) -> None:
+    result = run_well("check", lines_stored)
+    assert (result.stdout, result.stderr) == (b"", f"no finding in {lines_stored}\n".encode())
+
+
+def test_check_prints_each_finding_and_ends_with_1(lines_stored: Path) -> None:
+    damage(lines_stored, b"line 17")
+    result = run("check", lines_stored)
+    assert result.returncode == 1
+    assert b"Record 17 of Shard 0 of lines is damaged: its checksum does not match.\n" in result.stdout
+    assert re.fullmatch(rb"streamstore: \d+ findings in .*\.\n", result.stderr)
+
+
+@pytest.mark.parametrize("subcommand", [("check",), ("salvage", "new")])
+def test_what_cannot_be_opened_ends_with_2(tmp_path: Path, subcommand: tuple[str, ...]) -> None:
+    name, *rest = subcommand
+    assert "There is no store at" in the_sentence(run(name, tmp_path / "no", *rest), exit_code=2)
+    (tmp_path / "data.mdb").write_bytes(b"hello")
+    the_sentence(run(name, tmp_path, *(tmp_path / each for each in rest)), exit_code=2)
+
+
+@pytest.mark.parametrize("options", [(), ("--compact",)])
+def test_a_backup_holds_what_the_store_holds_and_takes_its_place(
+    lines_stored: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    copy = tmp_path / "copy"
+    assert b"copied " in run_well("backup", lines_stored, copy, *options).stderr
+    assert run_well("get", copy, STREAM).stdout == run_well("get", lines_stored, STREAM).stdout
+    assert "path must be new" in the_sentence(run("backup", lines_stored, copy))
+    run_well("put", copy, STREAM, stdin=b"more\n")
+
+
+def test_salvage_of_a_sound_store_copies_all_and_ends_with_0(lines_stored: Path, tmp_path: Path) -> None:
+    result = run_well("salvage", lines_stored, tmp_path / "new")
+    assert result.stderr == f"300 records of 1 stream are in {tmp_path / 'new'}; nothing is lost\n".encode()
+    assert run_well("get", tmp_path / "new", STREAM).stdout == run_well("get", lines_stored, STREAM).stdout
+
+
+def test_salvage_tells_each_loss_and_ends_with_1(lines_stored: Path, tmp_path: Path) -> None:
+    damage(lines_stored, b"line 17")
+    result = run("salvage", lines_stored, tmp_path / "new")
+    assert result.returncode == 1
+    assert b"Stream lines, shard-000000: records 17 to 17 are lost.\n" in result.stdout
+    lost = sum(1 for line in result.stdout.splitlines() if b" are lost." in line)
+    assert b"; " in result.stderr
+    assert lost > 1  # all that begin like it
+    run_well("check", tmp_path / "new")

@@ -61,6 +61,12 @@ MAY_IMPORT = {
     "receipt": set[str](),
     "writer": FOUNDATIONS | ENGINE_ROOMS | {"receipt", "shards"},
     "apart": {"errors"},
+    "pages": set[str](),
+    "remains": {"disk_format", "model"},
+    "salvage": FOUNDATIONS
+    | IN_A_TRANSACTION
+    | ENGINE_ROOMS
+    | {"check", "disk_format", "pages", "remains", "routing", "validate"},
     "check": FOUNDATIONS | IN_A_TRANSACTION | {"apart", "disk_format", "engine"},
     "backup": FOUNDATIONS | ENGINE_ROOMS | {"apart", "check"},
     "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
@@ -80,7 +86,7 @@ MAY_IMPORT = {
     | WAITING
     | {"engine", "ingest", "consumer", "tail", "subscribe", "writer", "consumer_control"},
     "aio": FOUNDATIONS | {"opened", "consumer", "feed", "shards", "store", "tail", "writer"},
-    "__init__": {"errors", "model", "check", "consumer", "feed", "store", "aio"},
+    "__init__": {"errors", "model", "check", "salvage", "consumer", "feed", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {"engine": {"lmdb"}, "disk_format": {"msgpack", "isal"}}
 INSTALLED_WITH_THE_CORE = {"lmdb", "msgpack"}
@@ -97,13 +103,44 @@ WIRE_MAY_IMPORT = {
     "validation": {"refusal", "shapes"},
     "protocol": {"http", "refusal", "shapes"},
     "arguments": {"refusal"},
-    "actions": {"arguments", "inputs", "members", "refusal", "shapes"},
+    "record_actions": {"arguments", "members", "refusal"},
+    "stream_actions": {"arguments", "members", "refusal"},
+    "side_actions": {"arguments", "members", "refusal"},
+    "actions": {"arguments", "inputs", "record_actions", "shapes", "side_actions", "stream_actions"},
+    "words": {"arguments", "members", "refusal"},
     "eventstream": {"members", "protocol", "refusal"},
-    "dispatch": {"actions", "arguments", "eventstream", "http", "protocol", "refusal", "validation"},
+    "dispatch": {"actions", "arguments", "eventstream", "http", "protocol", "refusal", "validation", "words"},
     "app": {"dispatch", "http"},
+    "denial": {"refusal"},
+    "signature": {"denial", "http"},
+    "credentials": {"denial"},
+    "authorization": {"credentials", "denial", "dispatch", "http", "signature"},
+    "metrics": set[str](),
+    "access_log": {"http"},
+    "service": {"access_log", "app", "http", "metrics", "protocol", "refusal"},
+    "listener": {"app"},
+    "notify": set[str](),
+    "serve": {
+        "access_log",
+        "actions",
+        "app",
+        "authorization",
+        "credentials",
+        "dispatch",
+        "listener",
+        "metrics",
+        "notify",
+        "service",
+    },
     "__init__": {"app", "dispatch", "http", "refusal"},
 }
-WIRE_MAY_IMPORT_FROM_OUTSIDE = {"protocol": {"cbor2"}}
+WIRE_MAY_IMPORT_FROM_OUTSIDE = {
+    "protocol": {"cbor2"},
+    "metrics": {"prometheus_client"},
+    "listener": {"granian"},
+    "serve": {"prometheus_client", "uvloop"},
+}
+CLI_SEES_OF_THE_WIRE = {"serve"}
 
 CLOCKS = {
     "time": {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "localtime", "gmtime"},
@@ -111,13 +148,15 @@ CLOCKS = {
     "date": {"today"},
 }
 MAY_READ_CLOCKS = {
-    "opened": {"time.time_ns"},  # the clock of the service
+    "opened": {"time.time_ns", "time.perf_counter"},  # the clock of the service, and how long its commits take
     "folder": {"time.monotonic"},  # how long to wait for another process to open or leave
+    "authorization": {"datetime.now"},  # when a signature is too old
+    "serve": {"time.perf_counter"},  # how long an answer takes
 }
 
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 TOP_LEVEL = {"pyproject.toml", "README.md", "streamstore", "tests", "benchmarks", "tools"}
-TEST_SUPPORT = {"__init__", "conftest", "reference", "damage", "children", "commits", "interrupts"}
+TEST_SUPPORT = {"__init__", "conftest", "reference", "damage", "children", "commits", "interrupts", "signing", "wire"}
 
 Source = tuple[str, ast.Module, str]
 
@@ -230,7 +269,8 @@ def test_the_core_goes_on_without_what_it_does_not_install(source: Source) -> No
 
 @pytest.mark.parametrize("source", CLI, ids=name_of)
 def test_the_command_sees_the_front_door_only(source: Source) -> None:
-    assert rooms_imported(source[1]) <= {"__init__", "cli"}
+    assert rooms_imported(source[1]) <= {"__init__", "cli", "wire"}
+    assert wire_rooms_imported(source[1]) <= CLI_SEES_OF_THE_WIRE
     assert imported_from_outside(source[1]) <= CLI_MAY_IMPORT_FROM_OUTSIDE
 
 

@@ -1,7 +1,7 @@
 """The store and the oracle side by side through every operation: the same results, the same refusals.
 
-On the way the store is closed and opened, opened for reading only, its clock set forward and back, and its commits
-made to fail, before or after LMDB has written them.
+On the way the store is closed and opened, restored from a backup of it and salvaged, opened for reading only, its clock
+set forward and back, and its commits made to fail, before or after LMDB has written them.
 """
 
 import shutil
@@ -29,8 +29,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from streamstore import DialectName, InvalidArgumentException, ShardFilter, StoreFullError, StreamStoreError
+from streamstore import (
+    DialectName,
+    InvalidArgumentException,
+    ShardFilter,
+    StoreFullError,
+    StreamStoreError,
+    salvage_store,
+)
 from streamstore.check import check_store
+from streamstore.engine import LMDB_LIB_VERSION
 from streamstore.model import (
     HashKeyRange,
     IngestResult,
@@ -175,6 +183,7 @@ class StoreAndOracle(RuleBasedStateMachine):
         self.store = open_store(self.folder / "store", self.clock, dialect=self.dialect)
         self.oracle = ReferenceStore(self.clock, self.flavour)
         self.last_put_ms = 0
+        self.is_restored = False
 
     def teardown(self) -> None:
         try:
@@ -680,6 +689,29 @@ class StoreAndOracle(RuleBasedStateMachine):
             open_store(self.folder / "store", self.clock, dialect="aws" if self.dialect == "yandex" else "yandex")
         assert refusal.value.argument == "dialect"
         self.store = open_store(self.folder / "store", self.clock)
+
+    @rule(rarely=mostly(st.just(False), True), compact=st.booleans())
+    def go_on_with_a_backup(self, rarely: bool, compact: bool) -> None:
+        """Rarely, and once in a run: it takes a process and half a second."""
+        if rarely and not self.is_restored and LMDB_LIB_VERSION == 0:
+            self.is_restored = True
+            self.store.backup(self.folder / "copy", compact=compact)
+            self.store.close()
+            self.take_in_place_of_the_store("copy")
+
+    @rule(rarely=mostly(st.just(False), True))
+    def go_on_with_what_is_salvaged(self, rarely: bool) -> None:
+        if rarely and LMDB_LIB_VERSION == 0:
+            self.store.close()
+            assert salvage_store(self.folder / "store", self.folder / "salvaged").findings == ()
+            self.take_in_place_of_the_store("salvaged")
+
+    def take_in_place_of_the_store(self, name: str) -> None:
+        shutil.rmtree(self.folder / "store")
+        (self.folder / name).rename(self.folder / "store")
+        self.oracle.forget_reading()
+        self.store = open_store(self.folder / "store", self.clock)
+        self.everything_is_the_same()
 
     @rule()
     def reopen_for_reading_only(self) -> None:

@@ -125,6 +125,19 @@ def test_the_continuation_goes_on_behind_the_last_record(store: StreamStore, arn
     assert taken == list(range(2_500))
 
 
+@pytest.fixture
+def commits_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but a commit ends the waiting: so a feed knows the time by the clock of the store alone."""
+    wait = watch_module.CommitBell.wait
+
+    def wait_for_ever(bell: watch_module.CommitBell, timeout_s: float | None) -> bool:
+        del timeout_s
+        return wait(bell, None)
+
+    monkeypatch.setattr(watch_module.CommitBell, "wait", wait_for_ever)
+
+
+@pytest.mark.usefixtures("commits_wake")
 def test_a_sign_of_life_comes_when_nothing_was_stored_for_5_seconds(store: StreamStore, arn: str, clock: Clock) -> None:
     for number in range(3):
         put(store, number)

@@ -102,13 +102,16 @@ class Arguments:
         """Return the ARN of a stream or consumer: YDB spells the member otherwise."""
         return self.text_or_none(f"{of}ARN") or self.text_or_none(f"{of}Arn")
 
+    def consumer_arn(self) -> str:
+        arn = self.arn_or_none("Consumer")
+        assert arn is not None
+        return arn
+
     def stream_of_arn(self, arn: str) -> str:
         """Return the name in the ARN of a stream; one of another region or account is no stream of this store."""
         name = arn.rpartition("/")[2]
         store = self._store
-        if store.dialect is not YANDEX and arn != store.dialect.stream_arn(
-            name, region=store.region, account_id=store.account_id
-        ):
+        if store.dialect is not YANDEX and arn != store.stream_arn(name):
             account_id = arn.split(":")[4]
             raise Refusal("ResourceNotFoundException", f"Stream {name} under account {account_id} not found.")
         return name

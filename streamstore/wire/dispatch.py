@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from streamstore import AsyncFeed, AsyncStreamStore, Feed, StreamStore
 from streamstore.dialect import YANDEX
-from streamstore.errors import StreamStoreError
+from streamstore.errors import InvalidArgumentException, StreamStoreError
 from streamstore.wire.actions import Action, AwaitedOutput, Output, actions_of
 from streamstore.wire.arguments import Arguments
 from streamstore.wire.eventstream import await_frames, frames
@@ -27,6 +27,7 @@ from streamstore.wire.protocol import (
 )
 from streamstore.wire.refusal import Refusal, refusal_of
 from streamstore.wire.validation import parse_request
+from streamstore.wire.words import refusal_in_words
 
 __all__ = ["Authenticate", "Dispatcher", "Permit"]
 
@@ -61,14 +62,16 @@ class Dispatcher:
 
     def answer(self, request: WireRequest) -> WireResponse:
         """Return the answer when it is known: a put is durable then. Never raises for anything in the request."""
+        call = None
         try:
             call = self._open(request)
-            return self._response(call, call.action.run(self._store, call.arguments))
+            return self._run(call)
         except Exception as error:
-            return self._response_to_error(request, error)
+            return self._response_to_error(request, call, error)
 
     async def answer_async(self, request: WireRequest) -> WireResponse:
         """Like ``answer``; blocks no event loop, and waits for commits without a thread."""
+        call = None
         try:
             if len(request.body) > BODY_BYTES_ON_LOOP_MAX:
                 call = await asyncio.to_thread(self._open, request)
@@ -78,7 +81,9 @@ class Dispatcher:
                 return await asyncio.to_thread(self._run, call)
             return self._response(call, await call.action.await_(self._awaited, call.arguments))
         except Exception as error:
-            return self._response_to_error(request, error)
+            if isinstance(error, InvalidArgumentException):  # whose words may need a look at the store
+                return await asyncio.to_thread(self._response_to_error, request, call, error)
+            return self._response_to_error(request, call, error)
 
     def _open(self, request: WireRequest) -> _Call:
         """Return what is asked for, found valid and permitted."""
@@ -107,7 +112,12 @@ class Dispatcher:
     def _refusal_of(self, error: StreamStoreError) -> Refusal:
         return refusal_of(error, dialect=self._dialect, account_id=self._store.account_id)
 
-    def _response_to_error(self, request: WireRequest, error: Exception) -> WireResponse:
+    def _response_to_error(self, request: WireRequest, call: _Call | None, error: Exception) -> WireResponse:
+        try:
+            if call is not None and isinstance(error, InvalidArgumentException) and error.argument != "read_only":
+                error = refusal_in_words(self._store, call.arguments, error)
+        except (StreamStoreError, Refusal) as worse:  # while it was looked for what to say
+            error = worse
         if isinstance(error, StreamStoreError):
             error = self._refusal_of(error)
         if not isinstance(error, Refusal):

@@ -54,6 +54,8 @@ def open_envelope(request: WireRequest, dialect: Dialect) -> tuple[str, Codec, o
             "RequestEntityTooLargeException", f"A request has at most {REQUEST_BODY_BYTES_MAX} bytes.", status=413
         )
     body = _decode_body(request.body, codec, dialect)
+    if body is None and dialect is YANDEX:
+        raise Refusal("MissingParameter", "The request has no parameters: not even an empty map of them.")
     return _action_of(request.headers.get("x-amz-target", ""), dialect), codec, body
 
 

@@ -1,0 +1,171 @@
+"""What the actions on records do: the operation of the store that each stands for, and its answer on the wire."""
+
+from streamstore import AsyncFeed, AsyncStreamStore, Feed, StreamStore
+from streamstore.limits import GET_RECORDS_LIMIT_MAX
+from streamstore.model import (
+    PutRecordResult,
+    PutRecordsEntry,
+    PutRecordsResult,
+    PutRecordsResultEntry,
+    ShardIteratorType,
+    SubscribeToShardEvent,
+)
+from streamstore.validate import parse_shard_iterator_type
+from streamstore.wire.arguments import Arguments
+from streamstore.wire.members import wire_value
+from streamstore.wire.refusal import Refusal
+
+__all__ = [
+    "await_put_record",
+    "await_put_records",
+    "await_subscribe_to_shard",
+    "get_records",
+    "get_shard_iterator",
+    "put_record",
+    "put_records",
+    "subscribe_to_shard",
+]
+
+
+def put_record(store: StreamStore, arguments: Arguments) -> dict[str, object]:
+    _refuse_dry_run(arguments)
+    return _output_of_put_record(
+        store.put_record(
+            arguments.stream_name(),
+            arguments.data("Data"),
+            arguments.text("PartitionKey"),
+            explicit_hash_key=arguments.text_or_none("ExplicitHashKey"),
+            sequence_number_for_ordering=arguments.text_or_none("SequenceNumberForOrdering"),
+            idempotency_key=arguments.retry_key,
+        )
+    )
+
+
+async def await_put_record(store: AsyncStreamStore, arguments: Arguments) -> dict[str, object]:
+    _refuse_dry_run(arguments)
+    return _output_of_put_record(
+        await store.put_record(
+            arguments.stream_name(),
+            arguments.data("Data"),
+            arguments.text("PartitionKey"),
+            explicit_hash_key=arguments.text_or_none("ExplicitHashKey"),
+            sequence_number_for_ordering=arguments.text_or_none("SequenceNumberForOrdering"),
+            idempotency_key=arguments.retry_key,
+        )
+    )
+
+
+def put_records(store: StreamStore, arguments: Arguments) -> dict[str, object]:
+    return _output_of_put_records(store.put_records(arguments.stream_name(), _entries(arguments)), store.account_id)
+
+
+async def await_put_records(store: AsyncStreamStore, arguments: Arguments) -> dict[str, object]:
+    return _output_of_put_records(
+        await store.put_records(arguments.stream_name(), _entries(arguments)), store.opened.account_id
+    )
+
+
+def get_shard_iterator(store: StreamStore, arguments: Arguments) -> dict[str, object]:
+    _refuse_dry_run(arguments)
+    iterator = store.get_shard_iterator(
+        arguments.stream_name(),
+        arguments.text("ShardId"),
+        _iterator_type(arguments, "ShardIteratorType"),
+        starting_sequence_number=arguments.text_or_none("StartingSequenceNumber"),
+        timestamp=_timestamp(arguments, "ShardIteratorType"),
+    )
+    return {"ShardIterator": iterator}
+
+
+def get_records(store: StreamStore, arguments: Arguments) -> dict[str, object]:
+    _refuse_dry_run(arguments)
+    page = store.get_records(arguments.text("ShardIterator"), limit=arguments.whole("Limit", GET_RECORDS_LIMIT_MAX))
+    output: dict[str, object] = {
+        "Records": wire_value(page.records),
+        "MillisBehindLatest": page.millis_behind_latest,
+    }
+    if page.next_shard_iterator is not None:
+        output["NextShardIterator"] = page.next_shard_iterator
+    if page.child_shards:
+        output["ChildShards"] = wire_value(page.child_shards)
+    return output
+
+
+def subscribe_to_shard(store: StreamStore, arguments: Arguments) -> Feed[SubscribeToShardEvent]:
+    _refuse_dry_run(arguments)
+    start = arguments.structure("StartingPosition")
+    return store.subscribe_to_shard(
+        arguments.consumer_arn(),
+        arguments.text("ShardId"),
+        _iterator_type(start, "Type"),
+        starting_sequence_number=start.text_or_none("SequenceNumber"),
+        timestamp=_timestamp(start, "Type"),
+    )
+
+
+async def await_subscribe_to_shard(store: AsyncStreamStore, arguments: Arguments) -> AsyncFeed[SubscribeToShardEvent]:
+    _refuse_dry_run(arguments)
+    start = arguments.structure("StartingPosition")
+    return store.subscribe_to_shard(
+        arguments.consumer_arn(),
+        arguments.text("ShardId"),
+        _iterator_type(start, "Type"),
+        starting_sequence_number=start.text_or_none("SequenceNumber"),
+        timestamp=_timestamp(start, "Type"),
+    )
+
+
+def _output_of_put_record(result: PutRecordResult) -> dict[str, object]:
+    return {
+        "ShardId": result.shard_id,
+        "SequenceNumber": result.sequence_number,
+        "EncryptionType": result.encryption_type,
+    }
+
+
+def _output_of_put_records(result: PutRecordsResult, account_id: str) -> dict[str, object]:
+    return {
+        "FailedRecordCount": result.failed_record_count,
+        "Records": [
+            {"ShardId": entry.shard_id, "SequenceNumber": entry.sequence_number}
+            if entry.error_code is None
+            else {"ErrorCode": entry.error_code, "ErrorMessage": f"{_problem(entry)} under account {account_id}."}
+            for entry in result.records
+        ],
+        "EncryptionType": result.encryption_type,
+    }
+
+
+def _problem(entry: PutRecordsResultEntry) -> str:
+    """Return what the service says of an entry that a quota refused: the shard and the stream, not the remedy."""
+    return (entry.error_message or "").partition(";")[0]
+
+
+def _entries(arguments: Arguments) -> list[PutRecordsEntry]:
+    """Return the entries of a request. Each is made once, however often the whole request comes."""
+    _refuse_dry_run(arguments)
+    key = arguments.retry_key
+    return [
+        PutRecordsEntry(
+            entry.data("Data"),
+            entry.text("PartitionKey"),
+            entry.text_or_none("ExplicitHashKey"),
+            None if key is None else f"{key}.{index}",
+        )
+        for index, entry in enumerate(arguments.structures("Records"))
+    ]
+
+
+def _iterator_type(arguments: Arguments, member: str) -> ShardIteratorType:
+    return parse_shard_iterator_type(member, arguments.text(member))
+
+
+def _timestamp(arguments: Arguments, member: str) -> float | None:
+    """Return the time that the type of an iterator asks for. One given with another type is ignored by the service."""
+    return arguments.seconds_or_none("Timestamp") if arguments.text(member) == "AT_TIMESTAMP" else None
+
+
+def _refuse_dry_run(arguments: Arguments) -> None:
+    # What is not known here is ignored, but a client that asks for a rehearsal must not find its record stored.
+    if arguments.flag("DryRun"):
+        raise Refusal("InvalidArgumentException", "DryRun is not answered here; nothing was done.")
