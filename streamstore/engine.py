@@ -640,10 +640,11 @@ class Engine:
         env = self._map_environment()
         try:
             # A killed process may have left commits in the page cache only. Nobody may see them before they last.
-            self._disk_is_sure = self._lock.alone and not self._read_only
-            if self._disk_is_sure:  # nobody else can be writing
+            can_write = self._lock.alone and not self._read_only
+            if can_write:
                 self._lock.write_again(_meta_bytes(env))
             self._lock.sync_data_file()
+            self._disk_is_sure = can_write
             self._refuse_truncated(env)
             env.reader_check()
         except BaseException:

@@ -156,8 +156,7 @@ class CheckedStore(StreamStore):
 
     def problems(self) -> list[str]:
         """Return what ``check_store`` says of it."""
-        self._engine.open_handles(lambda: None)
-        return self._engine.read(lambda transaction: list(check_snapshot(transaction)))
+        return self._engine.observe(lambda transaction: list(check_snapshot(transaction)), on_step=lambda: None)
 
     def shape_of(self, stream_name: str) -> Shape:
         """Return the open shards of a stream; none if there is no such stream."""
