@@ -35,6 +35,7 @@ from streamstore.errors import (
 from streamstore.feed import Feed
 from streamstore.model import (
     ChildShard,
+    CommitReport,
     Consumer,
     ConsumerDescription,
     ConsumerLag,
@@ -57,6 +58,7 @@ from streamstore.model import (
     ShardFilter,
     ShardFilterType,
     ShardIteratorType,
+    StorageInfo,
     StreamDescription,
     StreamDescriptionSummary,
     StreamMode,
@@ -77,6 +79,7 @@ __all__ = [
     "AsyncStreamConsumer",
     "AsyncStreamStore",
     "ChildShard",
+    "CommitReport",
     "Consumer",
     "ConsumerDescription",
     "ConsumerLag",
@@ -113,6 +116,7 @@ __all__ = [
     "ShardFilterType",
     "ShardIteratorType",
     "StorageError",
+    "StorageInfo",
     "StoreClosedError",
     "StoreForkedError",
     "StoreFormatError",

@@ -16,7 +16,7 @@ from typing import Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeV
 from streamstore.consumer import Checkpoint, ConsumerPlace
 from streamstore.errors import StoreClosedError
 from streamstore.feed import FeedSource
-from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, REGION_DEFAULT
+from streamstore.limits import MAP_BYTES_DEFAULT
 from streamstore.model import (
     DialectName,
     EntryLike,
@@ -233,8 +233,8 @@ class AsyncStreamStore:
         clock: Callable[[], int] = system_clock_ms,
         allow_network_filesystem: bool = False,
         dialect: DialectName | None = None,
-        account_id: str = ACCOUNT_ID_DEFAULT,
-        region: str = REGION_DEFAULT,
+        account_id: str | None = None,
+        region: str | None = None,
     ) -> None:
         self._open: Final = lambda: StreamStore(
             path,
@@ -351,6 +351,7 @@ class AsyncStreamStore:
         )
 
     describe_consumer_lag = _awaited(StreamStore.describe_consumer_lag)
+    describe_consumer_lags = _awaited(StreamStore.describe_consumer_lags)
     get_records = _awaited(StreamStore.get_records)
     get_shard_iterator = _awaited(StreamStore.get_shard_iterator)
 

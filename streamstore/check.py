@@ -49,7 +49,7 @@ from streamstore.disk_format import (
     split_idempotency_time_key,
     stream_number_of_idempotency_key,
 )
-from streamstore.engine import RECOVERY_DATABASE, Engine, ObservedTransaction, ReadTransaction
+from streamstore.engine import RECOVERY_DATABASE, Engine, ReadTransaction
 from streamstore.errors import CorruptRecordError, StorageError
 from streamstore.limits import HASH_KEY_MAX
 from streamstore.model import FirstPut, ShardCounter, StoredShard, StoredStream, StreamNumber
@@ -100,14 +100,13 @@ def _walk(
     told: set[str] = set()
 
     def look(transaction: ReadTransaction) -> None:
-        for finding in check_snapshot(ObservedTransaction(transaction, on_step)):
+        for finding in check_snapshot(transaction):
             if finding not in told:  # by a look that had to start again
                 told.add(finding)
                 on_finding(finding)
 
     try:
-        engine.open_handles(on_step)
-        engine.read(look)
+        engine.observe(look, on_step=on_step)
     except StorageError as error:
         on_finding(f"The check could not be finished: {error}")
     finally:
@@ -131,12 +130,12 @@ def check_snapshot(transaction: ReadTransaction) -> Iterator[str]:
         yield from _as_far_as_it_goes(check(transaction, streams))
 
 
-def _as_far_as_it_goes(findings: Iterator[str]) -> Iterator[str]:
+def _as_far_as_it_goes(findings: Iterator[str], name: str = "A part of the store") -> Iterator[str]:
     """Yield the findings of one part, and what ended it: damaged pages there hide nothing elsewhere."""
     try:
         yield from findings
     except StorageError as error:
-        yield str(error)
+        yield f"{name} could not be checked to its end. {error}"
 
 
 def _check_streams(transaction: ReadTransaction, streams: list[StoredStream]) -> Iterator[str]:
@@ -180,7 +179,7 @@ def _check_stream(transaction: ReadTransaction, stream: StoredStream) -> Iterato
         name = f"Shard {shard_index} of {stream.name}"
         yield from _check_lineage(stream, shard_index, shard, name)
         reader = ShardReader(transaction, stream.number, shard_index, name)
-        yield from _as_far_as_it_goes(_check_shard(reader, shard, name))
+        yield from _as_far_as_it_goes(_check_shard(reader, shard, name), name)
 
 
 def _check_lineage(stream: StoredStream, shard_index: int, shard: StoredShard, name: str) -> Iterator[str]:
@@ -197,11 +196,7 @@ def _check_lineage(stream: StoredStream, shard_index: int, shard: StoredShard, n
 
 
 def _check_shard(reader: ShardReader, shard: StoredShard, name: str) -> Iterator[str]:
-    try:
-        counter = reader.counter()
-    except StorageError as error:
-        yield str(error)
-        return
+    counter = reader.counter()
     if shard.next_sequence_at_close not in (None, counter.next_sequence):
         yield f"{name} was closed at {shard.next_sequence_at_close}, but its counter stands at {counter.next_sequence}."
     if not shard.first_sequence <= counter.first_sequence <= counter.next_sequence:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import NamedTuple
 
-from streamstore.consumers import ensure_consumer, load_consumer, save_consumer
+from streamstore.consumers import ensure_consumer, iterate_consumers, load_consumer, save_consumer
 from streamstore.dialect import Dialect
 from streamstore.disk_format import (
     POSITIONS_DATABASE,
@@ -25,7 +25,15 @@ from streamstore.errors import ResourceInUseException, StoreFormatError
 from streamstore.model import ConsumerLag, StoredConsumer, StoredStream
 from streamstore.reading import ShardReader
 
-__all__ = ["OpenedConsumer", "lag_of_consumer", "open_consumer", "positions_at", "refuse_taken_over", "save_positions"]
+__all__ = [
+    "OpenedConsumer",
+    "lag_of_consumer",
+    "lags_of_consumers",
+    "open_consumer",
+    "positions_at",
+    "refuse_taken_over",
+    "save_positions",
+]
 
 Positions = Mapping[int, int]
 """For each shard index the number of the next record. A shard that is missing starts with its first record."""
@@ -98,6 +106,17 @@ def positions_at(transaction: ReadTransaction, stream: StoredStream, time_ms: in
         counter = reader.counter()
         positions[shard_index] = reader.first_not_before(time_ms, counter.first_sequence, counter.next_sequence)
     return positions
+
+
+def lags_of_consumers(
+    transaction: ReadTransaction, stream: StoredStream, *, dialect: Dialect, now_ms: int
+) -> dict[str, ConsumerLag]:
+    """Count for each consumer that keeps a place; who is only registered was never opened, and has none."""
+    return {
+        consumer.name: lag_of_consumer(transaction, stream, consumer.name, dialect=dialect, now_ms=now_ms)
+        for consumer in iterate_consumers(transaction, stream, "")
+        if consumer.epoch > 0
+    }
 
 
 def lag_of_consumer(

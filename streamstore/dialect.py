@@ -36,6 +36,7 @@ class Dialect:
     resizes_per_day_max: int | None
     consumers_per_stream_max: int
     stream_arn_format: str
+    region_default: str
 
     def shard_id(self, shard_index: int) -> str:
         return self.shard_id_format.format(shard_index)
@@ -60,6 +61,7 @@ YANDEX: Final = Dialect(
     resizes_per_day_max=None,
     consumers_per_stream_max=5,
     stream_arn_format="{stream_name}",
+    region_default="ru-central1",
 )
 
 # Sources: the Kinesis model for names and ids, the developer guide for bounds, kinesalite for slicing and splitting.
@@ -78,6 +80,7 @@ AWS: Final = Dialect(
     resizes_per_day_max=10,
     consumers_per_stream_max=20,
     stream_arn_format="arn:aws:kinesis:{region}:{account_id}:stream/{stream_name}",
+    region_default="us-east-1",
 )
 
 DIALECTS: Final = {dialect.name: dialect for dialect in (YANDEX, AWS)}

@@ -33,12 +33,11 @@ from streamstore.errors import (
 )
 from streamstore.folder import LOCK_FILE_BYTES, FolderLock, StoreFolder, preallocate
 from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MIN
-from streamstore.model import SyncMode
+from streamstore.model import StorageInfo, SyncMode
 from streamstore.process import NESTED_CALL, ReaderGate, open_engines
 
 __all__ = [
     "Engine",
-    "ObservedTransaction",
     "ReadTransaction",
     "RepairNeededError",
     "WriteTransaction",
@@ -148,22 +147,26 @@ class ReadTransaction:
 class ObservedTransaction(ReadTransaction):
     """A snapshot that may be damaged: it tells of every step, its errors are ours, and its keys rise or it ends.
 
-    Pages that are not what they were may lead round in circles.
+    Pages that are not what they were may lead round in circles. Behind an error it goes on, in the same snapshot.
     """
 
-    __slots__ = ("_on_step",)
+    __slots__ = ("_begin", "_number", "_on_step")
 
-    def __init__(self, seen: ReadTransaction, on_step: Callable[[], None]) -> None:
+    def __init__(
+        self, seen: ReadTransaction, begin: "Callable[[], lmdb.Transaction[bytes]]", on_step: Callable[[], None]
+    ) -> None:
         super().__init__(seen._transaction, seen._handles)
+        self._begin = begin
         self._on_step = on_step
+        self._number = self.commit_number()
 
     def get(self, database: bytes, key: bytes) -> bytes | None:
         self._on_step()
-        with translated("read"):
+        with self._going_on():
             return super().get(database, key)
 
     def items_from(self, database: bytes, key: bytes) -> Iterator[tuple[bytes, bytes]]:
-        with translated("read"):
+        with self._going_on():
             last_key = None
             for item in super().items_from(database, key):
                 if last_key is not None and item[0] <= last_key:
@@ -176,12 +179,22 @@ class ObservedTransaction(ReadTransaction):
                 yield item
 
     def last_key(self, database: bytes) -> bytes | None:
-        with translated("read"):
+        with self._going_on():
             return super().last_key(database)
 
     def databases(self) -> list[bytes]:
-        with translated("read"):
+        with self._going_on():
             return super().databases()
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Generator[None]:
+        if self.commit_number() != self._number:
+            raise StorageError("The store was written meanwhile, so what comes behind the damage was not read.")
+        try:
+            yield
+        except _MACHINE_ERRORS as error:
+            self._transaction = self._begin()  # LMDB gives up one that met a damaged page
+            raise translate(error, "read") from error
 
 
 class WriteTransaction(ReadTransaction):
@@ -351,6 +364,11 @@ class Engine:
             except lmdb.Error as error:
                 self._prepare_to_read_again(error)
 
+    def observe(self, look: Callable[[ObservedTransaction], T], *, on_step: Callable[[], None]) -> T:
+        """Like ``read``, of a file that may be damaged."""
+        self._open_handles(on_step)
+        return self.read(lambda transaction: look(ObservedTransaction(transaction, self._env.begin, on_step)))
+
     def write(self, apply: Callable[[WriteTransaction], T]) -> T:
         """Return the result of ``apply`` once its changes are durable (in the sense of ``sync``).
 
@@ -450,7 +468,7 @@ class Engine:
             finally:
                 os.close(descriptor)
 
-    def open_handles(self, on_step: Callable[[], None]) -> None:
+    def _open_handles(self, on_step: Callable[[], None]) -> None:
         """Open a handle of each database: a read that finds one missing starts again from the beginning."""
         for database in self.read(ReadTransaction.databases):
             with contextlib.suppress(StorageError):  # whoever reads it will be told
@@ -462,6 +480,15 @@ class Engine:
         self.refuse_unusable()
         figures = self._readers.read(self._env.info)
         return {name: value for name, value in figures.items() if isinstance(value, int)}
+
+    def storage_info(self) -> StorageInfo:
+        """Return how large the file is, the map that it may grow into, and how many slots of readers are used."""
+        figures = self.info()
+        with translated("look at the file"):
+            file_bytes = os.stat(self.watchable_path()).st_size
+        return StorageInfo(
+            file_bytes=file_bytes, map_bytes=figures["map_size"], reader_slots_used=figures["num_readers"]
+        )
 
     @contextlib.contextmanager
     def quiesce(self) -> Generator[None]:

@@ -23,7 +23,6 @@ PUT_RECORDS_BYTES_MAX: Final = 5 * 1_048_576  # data and partition keys
 ACCOUNT_ID_DIGITS: Final = 12
 ACCOUNT_ID_DEFAULT: Final = "000000000000"
 REGION_CHARACTERS_MAX: Final = 32
-REGION_DEFAULT: Final = "us-east-1"
 
 # Reading: AWS, YDB.
 GET_RECORDS_LIMIT_MAX: Final = 10_000

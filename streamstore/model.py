@@ -14,6 +14,7 @@ from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 __all__ = [
     "STREAM_MODES",
     "ChildShard",
+    "CommitReport",
     "Consumer",
     "ConsumerDescription",
     "ConsumerLag",
@@ -41,6 +42,7 @@ __all__ = [
     "ShardFilter",
     "ShardFilterType",
     "ShardIteratorType",
+    "StorageInfo",
     "StoredConsumer",
     "StoredShard",
     "StoredStream",
@@ -514,6 +516,33 @@ class ConsumerLag:
     record_count: int
     millis_behind_latest: int
     records_by_shard: Mapping[str, int]
+
+
+class CommitReport(NamedTuple):
+    """What one commit has stored, and how long it took from its first change until it was durable.
+
+    ``payload_bytes`` counts what its requests brought with them; a put of many counts whole, though its shard may have
+    had no quota left for a part.
+    """
+
+    requests: int
+    records: int
+    records_throttled: int
+    payload_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StorageInfo:
+    """The file of a store, and who reads it.
+
+    ``map_bytes`` is the address space that the file may grow into before it is mapped anew. ``reader_slots_used`` is
+    how many threads of all processes have ever read at the same time.
+    """
+
+    file_bytes: int
+    map_bytes: int
+    reader_slots_used: int
 
 
 @dataclass(frozen=True, slots=True)

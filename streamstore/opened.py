@@ -14,8 +14,8 @@ from streamstore.backup import back_up
 from streamstore.dialect import YANDEX, Dialect
 from streamstore.engine import Engine, WriteTransaction
 from streamstore.errors import InvalidArgumentException
-from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, MAP_BYTES_MAX, MAP_BYTES_MIN, REGION_DEFAULT
-from streamstore.model import DialectName, StoredStream, SyncMode
+from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, MAP_BYTES_MAX, MAP_BYTES_MIN
+from streamstore.model import CommitReport, DialectName, StorageInfo, StoredStream, SyncMode
 from streamstore.read_quota import ReadQuotas
 from streamstore.shards import ShardAppender
 from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
@@ -30,7 +30,7 @@ from streamstore.validate import (
     parse_whole_number,
 )
 from streamstore.watch import CommitWatch
-from streamstore.writer import Change, Request, Writer
+from streamstore.writer import Change, CommitObserver, Request, Writer
 
 __all__ = ["OpenStore", "system_clock_ms"]
 
@@ -56,13 +56,13 @@ class OpenStore:
         clock: Callable[[], int] = system_clock_ms,
         allow_network_filesystem: bool = False,
         dialect: DialectName | None = None,
-        account_id: str = ACCOUNT_ID_DEFAULT,
-        region: str = REGION_DEFAULT,
+        account_id: str | None = None,
+        region: str | None = None,
     ) -> None:
         self.path: Final = parse_path(path)
         self._clock = clock
-        self._account_id = parse_account_id(account_id)
-        self._region = parse_region(region)
+        self._account_id = ACCOUNT_ID_DEFAULT if account_id is None else parse_account_id(account_id)
+        wanted_region = None if region is None else parse_region(region)
         wanted = parse_dialect(dialect)
         self._catalog = StreamCatalog()
         self._read_quotas = ReadQuotas()
@@ -77,6 +77,7 @@ class OpenStore:
         try:
             self._dialect, self._secret = self._engine.read(load_format)
             _refuse_other_dialect(wanted, self._dialect)
+            self._region = wanted_region or self._dialect.region_default
             self._writer = None if read_only else Writer(self._engine, _appender_factory(self._catalog, self._dialect))
         except BaseException:
             self._engine.close()
@@ -133,8 +134,20 @@ class OpenStore:
 
     @property
     def region(self) -> str:
-        """What ARNs show, where the dialect has any."""
+        """What ARNs show, where the dialect has any, and what signatures are made for."""
         return self._region
+
+    def observe_commits(self, tell: Callable[[CommitReport], None]) -> None:
+        """Tell of each commit from now on; who told before is told no more. ``tell`` must not fail, wait or put.
+
+        It is called on the thread that commits, when the answers are given. Raises ``InvalidArgumentException`` if the
+        store is open for reading only.
+        """
+        self._writable().observe(CommitObserver(tell, time.perf_counter))
+
+    def storage_info(self) -> StorageInfo:
+        """Return how large the file is and how many readers have used it. Raises what any read raises."""
+        return self._engine.storage_info()
 
     def submit(self, request: Request[object]) -> None:
         """Let the writer commit a request that says itself where its answer goes."""

@@ -195,6 +195,8 @@ class ShardAppender:
         self._shards: dict[KnownShard, _OpenShard] = {}
         self._streams: dict[str, _OpenStream] = {}
         self._keys: dict[KnownStream, StreamKeys] = {}
+        self.records_put = 0  # in the transaction, since its beginning
+        self.records_throttled = 0
 
     def put(self, stream_name: str, record: NewRecord) -> PutRecordResult:
         """Number the record in the shard of its hash key, unless it repeats an earlier put.
@@ -205,7 +207,11 @@ class ShardAppender:
         shard_id, append = stream.target(record)
         if record[5] is not None and (first := self._first_answer(stream, record)) is not None:
             return PutRecordResult(*first)
-        return new_named_tuple(PutRecordResult, (shard_id, str(append(record)), "NONE"))
+        try:
+            return new_named_tuple(PutRecordResult, (shard_id, str(append(record)), "NONE"))
+        except ProvisionedThroughputExceededException:
+            self.records_throttled += 1
+            raise
 
     def put_all(self, stream_name: str, records: Sequence[NewRecord]) -> list[PutOutcome]:
         """Put the records in their order. A shard that refuses one for its quota refuses those behind it too.
@@ -222,11 +228,13 @@ class ShardAppender:
                 outcomes.append(PutRecordsResultEntry(*first))
                 continue
             if shard_id in throttled:
+                self.records_throttled += 1
                 outcomes.append(throttled[shard_id])
                 continue
             try:
                 sequence_number = str(append(record))
             except ProvisionedThroughputExceededException as error:
+                self.records_throttled += 1
                 throttled[shard_id] = error
                 outcomes.append(error)
             else:
@@ -274,6 +282,7 @@ class ShardAppender:
         for shard in written:
             # The record last: it is the evidence of the transaction, which others neither make nor change.
             self._save_counter(shard)
+            self.records_put += shard.records_waiting()
             self.transaction.append(shard.known.database, shard.take_items())
         self._shards.clear()
         self._streams.clear()

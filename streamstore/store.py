@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final
 
-from streamstore.checkpoints import lag_of_consumer, open_consumer, positions_at
+from streamstore.checkpoints import lag_of_consumer, lags_of_consumers, open_consumer, positions_at
 from streamstore.consumer import ConsumerPlace, StreamConsumer
 from streamstore.consumer_control import ConsumerControl
 from streamstore.engine import ReadTransaction
@@ -79,7 +79,8 @@ class StreamStore(ConsumerControl):
     ``allow_network_filesystem``: open on NFS and its like, where locks and maps may fail silently.
     ``dialect``: "yandex" or "aws", whose names, shard ids, ranges and bounds a new store gets and keeps; None: what the
     store has, "yandex" for a new one.
-    ``account_id``: 12 digits, and ``region``: what ARNs show where the dialect has any. The store does not keep them.
+    ``account_id``: 12 digits, and ``region``: what ARNs show where the dialect has any; None: zeros, and "us-east-1" or
+    "ru-central1". The store does not keep them.
 
     Raises ``InvalidArgumentException`` (also for another dialect than the store has); ``StoreNotFoundError`` with
     ``create=False``; ``StoreLockedError`` if it is open in this process already or another process lost its lock on it;
@@ -403,6 +404,19 @@ class StreamStore(ConsumerControl):
                 name,
                 dialect=self._dialect,
                 now_ms=now_ms,
+            )
+        )
+
+    def describe_consumer_lags(self, stream_name: str) -> Mapping[str, ConsumerLag]:
+        """Return the lag of every consumer that ``consumer`` has ever opened, by name, in one snapshot.
+
+        Raises ``InvalidArgumentException``, ``ResourceNotFoundException`` (no such stream), ``StorageError``.
+        """
+        now_ms = self._clock()
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        return self._engine.read(
+            lambda transaction: lags_of_consumers(
+                transaction, self._catalog.load(transaction, name).stored, dialect=self._dialect, now_ms=now_ms
             )
         )
 

@@ -13,16 +13,25 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from streamstore.engine import Engine, RepairNeededError, WriteTransaction
 from streamstore.errors import OutcomeUnknownError, StorageError, StoreClosedError, StreamStoreError
 from streamstore.limits import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX
+from streamstore.model import CommitReport
 from streamstore.process import NESTED_CALL
 from streamstore.receipt import Receipt
 from streamstore.shards import ShardAppender
 
-__all__ = ["Change", "FutureRequest", "Request", "WaitingRequest", "WakeUps", "Writer"]
+__all__ = [
+    "Change",
+    "CommitObserver",
+    "FutureRequest",
+    "Request",
+    "WaitingRequest",
+    "WakeUps",
+    "Writer",
+]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -35,6 +44,13 @@ WakeUps = dict[object, Callable[[], None]]
 COMMIT_REQUESTS_MAX: Final = 10_000
 COMMIT_BYTES_MAX: Final = 32 * 1_048_576
 CLOSED: Final = "The store is closed; nothing was stored. Open it again."
+
+
+class CommitObserver(NamedTuple):
+    """Somebody who counts commits. ``tell`` is called by who commits, behind the answers; it must not fail or wait."""
+
+    tell: Callable[[CommitReport], None]
+    clock_s: Callable[[], float]
 
 
 class Request(ABC, Generic[T_co]):
@@ -230,9 +246,14 @@ class Writer:
         self._turn_ident: int | None = None
         self._main_ident = threading.main_thread().ident
         self._thread_ident: int | None = None
+        self._observer: CommitObserver | None = None
         self._crowded = False  # the last commit was shared: wait for the next one rather than go ahead alone
         self._thread = threading.Thread(target=self._run, name="streamstore-writer", daemon=True)
         self._thread.start()
+
+    def observe(self, observer: CommitObserver) -> None:
+        """Tell the observer of each commit from now on, and nobody else any more."""
+        self._observer = observer
 
     def execute(self, change: Change[T], *, payload_bytes: int) -> T:
         """Return the result of ``change`` when it is durable. Its payload counts towards the size of a commit."""
@@ -377,12 +398,18 @@ class Writer:
         self, batch: Sequence[Request[object]], write: Callable[[Callable[[WriteTransaction], None]], None]
     ) -> None:
         """Store the requests of the batch and answer each: the only way into the file."""
+        counted = (0, 0)
 
         def apply_all(transaction: WriteTransaction) -> None:
+            nonlocal counted
             appender = self._begin(transaction)
             for request in batch:
                 request.apply(appender)
             appender.flush()
+            counted = (appender.records_put, appender.records_throttled)
+
+        observer = self._observer
+        begun_s = 0.0 if observer is None else observer.clock_s()
 
         try:
             write(apply_all)
@@ -398,7 +425,15 @@ class Writer:
             _fail_all(batch, OutcomeUnknownError("An interrupt ended the commit; the request is stored or not."))
             raise
         else:
+            ended_s = 0.0 if observer is None else observer.clock_s()
             _answer_all(batch)
+            if observer is not None:
+                observer.tell(_report(batch, *counted, seconds=ended_s - begun_s))
+
+
+def _report(batch: Sequence[Request[object]], records: int, records_throttled: int, *, seconds: float) -> CommitReport:
+    payload_bytes = sum(request.payload_bytes for request in batch if request.error is None)
+    return CommitReport(len(batch), records, records_throttled, payload_bytes, seconds)
 
 
 def _fail_all(batch: Sequence[Request[object]], error: StreamStoreError) -> None:

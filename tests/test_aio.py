@@ -39,6 +39,9 @@ NOT_AWAITED: Final = {
     "source_of_subscription": "for AsyncStreamStore itself",
     "submit": "for AsyncStreamStore itself",
     "stream_of_token": "it reads nothing, so there is nothing to wait for",
+    "storage_info": "it reads no record, only figures that are at hand",
+    "stream_arn": "it reads nothing, so there is nothing to wait for",
+    "observe_commits": "it sets who is told, so there is nothing to wait for",
 }
 
 ITERATED: Final = {"consumer", "read", "tail", "subscribe_to_shard"}
@@ -211,6 +214,8 @@ SCENARIO: Final[list[Call]] = [
     ("consumer", ("unknown", "billing"), {}),
     ("describe_consumer_lag", ("t", "billing"), {}),
     ("describe_consumer_lag", ("t", "unknown"), {}),
+    ("describe_consumer_lags", ("t",), {}),
+    ("describe_consumer_lags", ("unknown",), {}),
     ("merge_shards", ("t", SHARD, "shard-000001"), {}),
     ("merge_shards", ("t", SHARD, "shard-000001"), {}),
     ("tail", ("t",), {"starting_position": "TRIM_HORIZON", "idle_timeout_seconds": 0}),
@@ -229,6 +234,8 @@ SCENARIO: Final[list[Call]] = [
     ("update_shard_count", ("t", 0), {}),
     ("trim", (), {}),
     ("trim", ("unknown",), {}),
+    ("backup", (5,), {}),
+    ("backup", (".",), {"compact": True}),
     ("create_stream", ("throttled",), {"read_quota": True}),
     ("put_record", ("throttled", b"owed", "k"), {}),
     ("get_shard_iterator", ("throttled", SHARD, "TRIM_HORIZON"), {}),

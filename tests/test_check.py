@@ -129,8 +129,14 @@ DAMAGES: list[tuple[Callable[[RawStore], None], str]] = [
         lambda raw: change_stream(raw, "t", with_ranges(HashKeyRange(0, 9), HashKeyRange(10, 2**128 - 2))),
         r"The open shards of t do not reach the last hash key\.",
     ),
-    (lambda raw: raw.delete(b"counters", counter_key(NUMBER, 0)), r"The counter of shard 0 is damaged: it is missing"),
-    (lambda raw: raw.flip_last_bit(b"counters", counter_key(NUMBER, 0)), r"The counter of shard 0 is damaged: "),
+    (
+        lambda raw: raw.delete(b"counters", counter_key(NUMBER, 0)),
+        r"Shard 0 of s could not be checked to its end\. The counter of shard 0 is damaged: it is missing",
+    ),
+    (
+        lambda raw: raw.flip_last_bit(b"counters", counter_key(NUMBER, 0)),
+        r"Shard 0 of s could not be checked to its end\. The counter of shard 0 is damaged: ",
+    ),
     (lambda raw: raw.flip_last_bit(RECORDS, record_key(1)), rf"Record 1 of {SHARD} is damaged: its checksum"),
     (lambda raw: raw.delete(RECORDS, record_key(1)), rf"Record 1 of {SHARD} is damaged: it is missing\."),
     (lambda raw: raw.delete(RECORDS, record_key(2)), rf"Record 2 of {SHARD} is damaged: it is missing\."),

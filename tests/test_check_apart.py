@@ -13,6 +13,7 @@ import streamstore.check
 from streamstore import StoreFormatError, StoreNotFoundError, check_store, check_store_apart
 from streamstore.apart import Report
 from streamstore.disk_format import record_key
+from streamstore.pages import PageFile
 from tests.conftest import Clock, open_store
 from tests.damage import behind_the_back_of
 
@@ -93,6 +94,22 @@ def test_however_the_child_ends_it_is_told_behind_what_was_found_before(
         "Found before.",
         f"The check could not be finished: the process that read {tmp_path} {sentence}",
     ]
+
+
+def test_a_damaged_page_of_one_shard_hides_nothing_of_the_others(path: Path) -> None:
+    with behind_the_back_of(path) as raw:
+        raw.flip_last_bit(b"records/1/1", record_key(5))
+    with PageFile(path / "data.mdb") as pages:
+        names = pages.nodes(pages.snapshots()[0].main, "names")
+        (root,) = (node.tree.root for node in names if node.key == b"records/1/0" and node.tree)
+    assert root is not None
+    with (path / "data.mdb").open("r+b") as file:
+        file.seek(root * PAGE_BYTES)
+        file.write(bytes(PAGE_BYTES))
+    first, *rest = check_store_apart(path)
+    assert first.startswith("Shard 0 of s could not be checked to its end. Cannot read: ")
+    assert "Record 5 of Shard 1 of s is damaged: its checksum does not match." in rest
+    assert not any("MDB_BAD_TXN" in finding for finding in rest)
 
 
 def test_pages_that_are_overwritten_are_found_and_kill_nobody(path: Path) -> None:

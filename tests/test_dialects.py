@@ -283,15 +283,21 @@ def test_an_arn_of_yandex_is_the_name_of_the_stream(store_path: Path) -> None:
         assert store.describe_stream("clicks").stream_arn == "clicks"
 
 
-@pytest.mark.parametrize(
-    "account_id", ["", "1" * 11, "1" * 13, "1" * 11 + "a", "\u0661" * 12, "1" * 12 + "\n", None, 10**11]
-)
+@pytest.mark.parametrize(("dialect", "region"), [("aws", "us-east-1"), ("yandex", "ru-central1")])
+def test_a_store_is_in_a_region_of_its_dialect_unless_asked(
+    store_path: Path, dialect: DialectName, region: str
+) -> None:
+    with StreamStore(store_path, sync="off", dialect=dialect) as store:
+        assert (store.region, store.account_id) == (region, "000000000000")
+
+
+@pytest.mark.parametrize("account_id", ["", "1" * 11, "1" * 13, "1" * 11 + "a", "\u0661" * 12, "1" * 12 + "\n", 10**11])
 def test_an_account_id_has_12_digits(store_path: Path, account_id: object) -> None:
     refused("account_id", lambda: StreamStore(store_path, account_id=account_id))  # type: ignore[arg-type]
     assert not store_path.exists()
 
 
-@pytest.mark.parametrize("region", ["", "US-EAST-1", "us--east", "-us", "us-", "us east", "us:1", "x" * 33, None, 1])
+@pytest.mark.parametrize("region", ["", "US-EAST-1", "us--east", "-us", "us-", "us east", "us:1", "x" * 33, 1])
 def test_a_region_is_lowercase_words_and_digits_with_hyphens(store_path: Path, region: object) -> None:
     refused("region", lambda: StreamStore(store_path, region=region))  # type: ignore[arg-type]
     assert not store_path.exists()

@@ -111,9 +111,36 @@ WIRE_MAY_IMPORT = {
     "eventstream": {"members", "protocol", "refusal"},
     "dispatch": {"actions", "arguments", "eventstream", "http", "protocol", "refusal", "validation", "words"},
     "app": {"dispatch", "http"},
+    "denial": {"refusal"},
+    "signature": {"denial", "http"},
+    "credentials": {"denial"},
+    "authorization": {"credentials", "denial", "dispatch", "http", "signature"},
+    "metrics": set[str](),
+    "access_log": {"http"},
+    "service": {"access_log", "app", "http", "metrics", "protocol", "refusal"},
+    "listener": {"app"},
+    "notify": set[str](),
+    "serve": {
+        "access_log",
+        "actions",
+        "app",
+        "authorization",
+        "credentials",
+        "dispatch",
+        "listener",
+        "metrics",
+        "notify",
+        "service",
+    },
     "__init__": {"app", "dispatch", "http", "refusal"},
 }
-WIRE_MAY_IMPORT_FROM_OUTSIDE = {"protocol": {"cbor2"}}
+WIRE_MAY_IMPORT_FROM_OUTSIDE = {
+    "protocol": {"cbor2"},
+    "metrics": {"prometheus_client"},
+    "listener": {"granian"},
+    "serve": {"prometheus_client", "uvloop"},
+}
+CLI_SEES_OF_THE_WIRE = {"serve"}
 
 CLOCKS = {
     "time": {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "localtime", "gmtime"},
@@ -121,13 +148,15 @@ CLOCKS = {
     "date": {"today"},
 }
 MAY_READ_CLOCKS = {
-    "opened": {"time.time_ns"},  # the clock of the service
+    "opened": {"time.time_ns", "time.perf_counter"},  # the clock of the service, and how long its commits take
     "folder": {"time.monotonic"},  # how long to wait for another process to open or leave
+    "authorization": {"datetime.now"},  # when a signature is too old
+    "serve": {"time.perf_counter"},  # how long an answer takes
 }
 
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 TOP_LEVEL = {"pyproject.toml", "README.md", "streamstore", "tests", "benchmarks", "tools"}
-TEST_SUPPORT = {"__init__", "conftest", "reference", "damage", "children", "commits", "interrupts", "wire"}
+TEST_SUPPORT = {"__init__", "conftest", "reference", "damage", "children", "commits", "interrupts", "signing", "wire"}
 
 Source = tuple[str, ast.Module, str]
 
@@ -240,7 +269,8 @@ def test_the_core_goes_on_without_what_it_does_not_install(source: Source) -> No
 
 @pytest.mark.parametrize("source", CLI, ids=name_of)
 def test_the_command_sees_the_front_door_only(source: Source) -> None:
-    assert rooms_imported(source[1]) <= {"__init__", "cli"}
+    assert rooms_imported(source[1]) <= {"__init__", "cli", "wire"}
+    assert wire_rooms_imported(source[1]) <= CLI_SEES_OF_THE_WIRE
     assert imported_from_outside(source[1]) <= CLI_MAY_IMPORT_FROM_OUTSIDE
 
 

@@ -54,6 +54,7 @@ CALLS: dict[str, Callable[[Opened], object]] = {
     "delete_stream": lambda each: each.store.delete_stream("s", enforce_consumer_deletion=True),
     "deregister_stream_consumer": lambda each: each.store.deregister_stream_consumer("s", "c"),
     "describe_consumer_lag": lambda each: each.store.describe_consumer_lag("s", "c"),
+    "describe_consumer_lags": lambda each: each.store.describe_consumer_lags("s"),
     "describe_limits": lambda each: each.store.describe_limits(),
     "describe_stream": lambda each: each.store.describe_stream("s"),
     "describe_stream_consumer": lambda each: each.store.describe_stream_consumer("s", "c"),
@@ -73,6 +74,7 @@ CALLS: dict[str, Callable[[Opened], object]] = {
     "register_stream_consumer": lambda each: each.store.register_stream_consumer("s", "d"),
     "remove_tags_from_stream": lambda each: each.store.remove_tags_from_stream("s", ["a"]),
     "split_shard": lambda each: each.store.split_shard("s", SHARD, "1000"),
+    "storage_info": lambda each: each.store.storage_info(),
     "submit_record": lambda each: each.store.submit_record("s", b"wrong", "k").result(WAIT_S),
     "subscribe_to_shard": lambda each: each.store.subscribe_to_shard(each.consumer_arn, SHARD, "LATEST"),
     "tail": lambda each: each.store.tail("s"),
@@ -96,6 +98,9 @@ NO_OPERATIONS: Final = {
     "open_consumer",
     "source_of_subscription",
     "source_of_tail",
+    "observe_commits",
+    "stream_arn",
+    "stream_of_token",
 }
 
 

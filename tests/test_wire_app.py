@@ -280,6 +280,8 @@ class RsgiRequest:
     """One request as RSGI has it, both scope and protocol, and what was answered."""
 
     proto = "http"
+    client = "127.0.0.1:1234"
+    authority: str | None = None
     path = "/"
     query_string = ""
 

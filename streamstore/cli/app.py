@@ -32,6 +32,7 @@ from streamstore.cli.lines import (
     record_data,
 )
 from streamstore.cli.progress import LineProgress
+from streamstore.cli.server import ServeArguments, serve_store
 from streamstore.cli.verify import LineComparison, shard_ids_of
 
 __all__ = ["app"]
@@ -76,6 +77,12 @@ Examples:
 SALVAGE_EXAMPLES: Final = """\b
 Example:
   streamstore check ./events || streamstore salvage ./events ./events-salvaged
+"""
+
+SERVE_EXAMPLES: Final = """\b
+Examples:
+  streamstore serve ./events --dialect aws
+  streamstore serve ./events --host 0.0.0.0 --credentials keys.toml --tls-cert cert.pem --tls-key key.pem
 """
 
 app = typer.Typer(
@@ -338,6 +345,48 @@ def salvage(
 
 def folder_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.iterdir())
+
+
+@app.command(epilog=SERVE_EXAMPLES)
+def serve(
+    store: StoreArgument,
+    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="Port; 0 takes a free one.")] = 4567,
+    dialect: Annotated[
+        DialectName | None,
+        typer.Option("--dialect", help="Names, ids and bounds of a store that is new; yandex if not given."),
+    ] = None,
+    credentials: Annotated[
+        Path | None, typer.Option("--credentials", help="File of keys; who has none of them is not let in.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate, PEM; needs --tls-key.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Key of the certificate, PEM.")] = None,
+    account_id: Annotated[str | None, typer.Option("--account-id", help="12 digits that ARNs show.")] = None,
+    region: Annotated[str | None, typer.Option("--region", help="Region of ARNs and of signatures.")] = None,
+    access_log: Annotated[
+        str | None, typer.Option("--access-log", help="File to log each request to, as JSON; - is standard error.")
+    ] = None,
+    metrics_for_all: Annotated[
+        bool, typer.Option("--metrics-for-all", help="Show /metrics to every host, not to this machine alone.")
+    ] = False,
+    sync: Annotated[
+        SyncMode, typer.Option("--sync", help="full: a stored record survives power loss; normal, off: less, faster.")
+    ] = "full",
+) -> None:
+    """Serve the store to Kinesis clients over HTTP, and make it if it is missing.
+
+    Prints one line when it answers, and ends well on SIGTERM and Ctrl-C: what came is finished, the rest is refused
+    with 503. SIGHUP reads --credentials and opens --access-log anew. Without --credentials it serves this machine only.
+    """
+    with tidy_ending():
+        serve_store(
+            store,
+            ServeArguments(host, port, credentials, tls_cert, tls_key, access_log, metrics_for_all),
+            dialect=dialect,
+            account_id=account_id,
+            region=region,
+            sync=sync,
+        )
 
 
 def plural(count: int, noun: str) -> str:

@@ -14,6 +14,7 @@ class WireRequest(NamedTuple):
     query: str
     headers: Mapping[str, str]
     body: bytes
+    client: str | None = None  # the address that it came from, if a server knows it
 
 
 class WireResponse(NamedTuple):
