@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.machine import describe_machine, describe_versions
-from tools.torture.part import Amount, Part, Result, Size
+from tools.torture.part import SIZES, Amount, Part, Result, Size
 from tools.torture.parts import PARTS
 from tools.torture.processes import Task, run_in_process
 from tools.torture.report import format_findings, format_table, to_json
@@ -76,6 +76,7 @@ def _run(part: Part, options: Options) -> Result:
         options.seed,
         _amount(part.sizes[options.size], options),
         options.folder.absolute(),
+        size=options.size,
         plant=options.plant,
         only=options.only,
     )
@@ -111,7 +112,7 @@ def _teller(name: str) -> Callable[[int, int | None], None]:
 def _parse_options() -> Options:
     parser = argparse.ArgumentParser(prog="python -m tools.torture", description="What a store survives, counted.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: {', '.join(PARTS)}; default: all")
-    parser.add_argument("--size", choices=("ci", "release"), default="ci", help="how much of each part (default ci)")
+    parser.add_argument("--size", choices=SIZES, default="ci", help="how much of each part (default ci)")
     parser.add_argument("--count", type=int, help="so many cases of each part instead")
     parser.add_argument("--seconds", type=float, help="as many cases as fit so many seconds instead")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32), help="what was printed")

@@ -32,4 +32,5 @@ ALARMS: Final[tuple[Alarm, ...]] = (
     Alarm("counter-cached", "failed-sync", Amount(cases=10_000)),
     Alarm("failed-sync-believed", "failed-sync", Amount(cases=10_000)),
     Alarm("errors-not-translated", "recovery", Amount(cases=500)),
+    Alarm("walk-on-open", "recovery-time", Amount(cases=1)),
 )

@@ -49,6 +49,7 @@ NAMES: Final = (
     "metasync-off",
     "failed-sync-believed",
     "errors-not-translated",
+    "walk-on-open",
 )
 
 
@@ -86,6 +87,8 @@ def plant(name: str | None) -> None:
         mock.patch.object(FolderLock, "write_again").start()
     elif name == "errors-not-translated":
         mock.patch("streamstore.engine.translated", return_value=contextlib.nullcontext()).start()
+    elif name == "walk-on-open":
+        mock.patch("streamstore.engine._bytes_needed", return_value=2**62).start()
 
 
 def _open_environments(**flags: bool) -> None:

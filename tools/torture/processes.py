@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Final, NamedTuple
 
 from tools.torture.calls import compile_calls, environment_with, lacks_gcc
-from tools.torture.part import Amount, Finding, Part, Result
+from tools.torture.part import Amount, Finding, Part, Result, Size
 
 __all__ = ["Task", "run_in_process"]
 
@@ -29,13 +29,14 @@ class Task(NamedTuple):
     seed: int
     amount: Amount
     folder: Path
+    size: Size = "ci"
     plant: str | None = None
     only: int | None = None
     first_finding_ends: bool = False
 
     def command(self) -> list[str]:
         words = [sys.executable, "-m", "tools.torture.child", self.part.name]
-        words += ["--seed", str(self.seed), "--folder", str(self.folder)]
+        words += ["--seed", str(self.seed), "--folder", str(self.folder), "--size", self.size]
         for option, value in (
             ("--count", self.amount.cases),
             ("--seconds", self.amount.seconds),
