@@ -33,4 +33,5 @@ ALARMS: Final[tuple[Alarm, ...]] = (
     Alarm("failed-sync-believed", "failed-sync", Amount(cases=10_000)),
     Alarm("errors-not-translated", "recovery", Amount(cases=500)),
     Alarm("walk-on-open", "recovery-time", Amount(cases=1)),
+    Alarm("any-partition-key", "malformed", Amount(cases=20_000)),
 )

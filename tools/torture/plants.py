@@ -50,6 +50,7 @@ NAMES: Final = (
     "failed-sync-believed",
     "errors-not-translated",
     "walk-on-open",
+    "any-partition-key",
 )
 
 
@@ -89,6 +90,8 @@ def plant(name: str | None) -> None:
         mock.patch("streamstore.engine.translated", return_value=contextlib.nullcontext()).start()
     elif name == "walk-on-open":
         mock.patch("streamstore.engine._bytes_needed", return_value=2**62).start()
+    elif name == "any-partition-key":
+        mock.patch("streamstore.validate.parse_partition_key", str).start()
 
 
 def _open_environments(**flags: bool) -> None:
