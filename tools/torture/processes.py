@@ -14,7 +14,7 @@ from typing import IO, Final, NamedTuple
 from tools.torture.calls import compile_calls, environment_with, lacks_gcc
 from tools.torture.part import Amount, Finding, Part, Result, Size
 
-__all__ = ["Task", "run_in_process"]
+__all__ = ["PROJECT", "Task", "run_in_process"]
 
 PROJECT: Final = Path(__file__).parent.parent.parent
 SILENCE_S: Final = 600.0
