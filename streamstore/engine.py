@@ -63,15 +63,6 @@ GROWTH_LOOK_COMMITS: Final = 8
 GROWTH_AHEAD_BYTES: Final = 512 * 1024
 GROWTH_AHEAD_BYTES_MIN: Final = 128 * 1024
 
-# The most room that a commit takes: for the pages that it changes, and so much for each byte that it adds.
-COMMIT_ROOM_BYTES: Final = 64 * 1024
-COMMIT_ROOM_PER_BYTE: Final = 2
-
-# On a disk with less room than this, pages are kept for a trim: items two to a page, so 24 pages.
-TIGHT_ROOM_BYTES: Final = 4 * 2**20
-RESERVE_ITEMS: Final = 48
-RESERVE_ITEM_BYTES: Final = 1_900
-
 _OUT_OF_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MACHINE_ERRORS: Final = (lmdb.Error, OSError, MemoryError)
 
@@ -209,16 +200,7 @@ class ObservedTransaction(ReadTransaction):
 class WriteTransaction(ReadTransaction):
     """The one write transaction. Nothing of it is in the file until ``Engine.write`` returns."""
 
-    __slots__ = (
-        "_engine",
-        "_env",
-        "_exclusive",
-        "_opened",
-        "_reserve_keys",
-        "bytes_appended",
-        "evidence",
-        "freed_pages",
-    )
+    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "evidence", "freed_pages")
 
     def __init__(self, engine: "Engine", env: lmdb.Environment, transaction: "lmdb.Transaction[bytes]") -> None:
         super().__init__(transaction, engine.handles)
@@ -228,8 +210,6 @@ class WriteTransaction(ReadTransaction):
         self._exclusive: contextlib.ExitStack | None = None
         self.evidence: _Evidence | None = None
         self.freed_pages = False
-        self.bytes_appended = 0
-        self._reserve_keys: list[bytes] = []
 
     def put(self, database: bytes, key: bytes, value: bytes) -> None:
         self._transaction.put(key, value, db=self._created(database))
@@ -270,32 +250,13 @@ class WriteTransaction(ReadTransaction):
         """Make a change that no other transaction makes."""
         self.put(RECOVERY_DATABASE, CHANGE_KEY, os.urandom(CHANGE_MARK_BYTES))
 
-    def hold_reserve(self) -> None:
-        """Take pages that the end of this transaction gives back: so many will be free behind it.
-
-        A deletion writes pages before it frees any. Without a reserve the puts of a full disk would take the last.
-        """
-        if not self._reserve_keys:
-            handle = self._created(RECOVERY_DATABASE)
-            self._reserve_keys = [b"reserve %d" % number for number in range(RESERVE_ITEMS)]
-            for key in self._reserve_keys:
-                self._transaction.put(key, bytes(RESERVE_ITEM_BYTES), db=handle)
-
-    def give_reserve_back(self) -> None:
-        for key in self._reserve_keys:
-            self._transaction.delete(key, db=self._created(RECOVERY_DATABASE))
-
     def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
         """Add items whose keys are greater than all in the database, in rising order."""
-        if self._engine.is_tight:
-            self.hold_reserve()
         handle = self._created(database)
         last_key, last_value = items[-1]
         if len(items) == 1:
             added = int(self._transaction.put(last_key, last_value, append=True, db=handle))
-            self.bytes_appended += len(last_value)
         else:
-            self.bytes_appended += sum([len(value) for _, value in items])
             with self._transaction.cursor(handle) as cursor:
                 _, added = cursor.putmulti(items, append=True)
         if added != len(items):
@@ -369,9 +330,7 @@ class Engine:
         self._writing_ident: int | None = None
         self._commits_until_look = GROWTH_LOOK_COMMITS
         self._data_bytes_seen = 0
-        self._bytes_under_way = 0
-        self._has_freed_pages = False
-        self.is_tight = False
+        self._disk_is_sure = False
         self._write_lock = threading.RLock()  # a signal handler may fork while its thread writes
         self._readers = ReaderGate()
         self.handles: dict[bytes, lmdb._Database] = {}  # replaced, so that those who read do not see it grow
@@ -448,10 +407,6 @@ class Engine:
             except lmdb.PanicError:
                 # An interrupt ended the finding out of a failed commit.
                 raise RepairNeededError(self._recover) from None
-            except StoreFullError:
-                if not self._has_freed_pages:
-                    raise
-                raise RepairNeededError(self._ripen_free_pages) from None
             except _MACHINE_ERRORS as error:
                 raise translate(error, "write") from error
             finally:
@@ -556,6 +511,7 @@ class Engine:
         env = self._env
         lmdb_transaction = env.begin(write=True)
         try:
+            self._make_disk_sure()
             transaction = WriteTransaction(self, env, lmdb_transaction)
             try:
                 result = apply(transaction)
@@ -563,8 +519,6 @@ class Engine:
                     if self._may_have_been_so(transaction.evidence):
                         transaction.mark()
                     self._grow_file_ahead()
-                    transaction.give_reserve_back()
-                    self._bytes_under_way = transaction.bytes_appended
                     self._commit(lmdb_transaction, transaction.evidence)
                     # Finding out an outcome may have reopened the environment, which ended the handles of the old one.
                     if env is self._env:
@@ -573,7 +527,6 @@ class Engine:
                 transaction.let_readers_in()
         finally:
             lmdb_transaction.abort()  # does nothing after a commit
-        self._has_freed_pages = transaction.freed_pages
         if transaction.freed_pages:
             self._keep_file_whole()
         return result
@@ -595,20 +548,30 @@ class Engine:
         except lmdb.MapFullError:
             raise  # LMDB has not written anything yet
         except _MACHINE_ERRORS as error:
+            self._disk_is_sure = False
             lmdb_transaction.abort()
             if not self._find_out_stored(evidence, error):
                 self._refuse_full(error)
                 raise
 
+    def _make_disk_sure(self) -> None:
+        """In a write transaction: have the disk hold the meta pages that the file shows.
+
+        When a sync fails, Linux counts its pages as written, and the syncs behind it say nothing of them. Where the
+        disk kept another meta page than the file shows, the next commit would write over pages that this one still
+        uses. Only the two meta pages can be so: no page of data is used before its sync has succeeded.
+        """
+        if not self._disk_is_sure:
+            self._lock.write_again(_meta_bytes(self._env))
+            self._lock.sync_data_file()
+            self._disk_is_sure = True
+
     def _refuse_full(self, error: BaseException) -> None:
         """Tell a full disk from a broken one: LMDB calls a write that was cut short an input/output error."""
         try:
-            if not self._lock.has_room(COMMIT_ROOM_BYTES + COMMIT_ROOM_PER_BYTE * self._bytes_under_way):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._lock.extend_data_file(self._lock.data_file_bytes() + 1)
         except OSError as full:
             if full.errno in _OUT_OF_SPACE:
-                self.is_tight = True
                 raise translate(full, "write") from error
 
     def _find_out_stored(self, evidence: _Evidence, error: BaseException) -> bool:
@@ -644,15 +607,6 @@ class Engine:
             return True
         return False
 
-    def _ripen_free_pages(self) -> None:
-        """Commit next to nothing: what a commit frees, LMDB uses again two commits later.
-
-        Without it a full disk stays full behind a trim that freed everything: no commit goes through to be the next.
-        """
-        self._has_freed_pages = False
-        with contextlib.suppress(StoreFullError, *_MACHINE_ERRORS):
-            self._transact(_hold_reserve_and_mark)
-
     def _recover(self) -> None:
         """Reopen after a failed commit, and commit once more.
 
@@ -662,12 +616,12 @@ class Engine:
         self._failure = self._failure or StorageError("the store is recovering from a failed commit")
         self._reopen()
         with self._env.begin(write=True) as transaction:
-            self._mark_recovery(transaction)
+            self._make_disk_sure()
+            transaction.put(RECOVERY_KEY, str(transaction.id()).encode(), db=self._recovery_handle(transaction))
         self._failure = None
 
-    def _mark_recovery(self, transaction: "lmdb.Transaction[bytes]") -> None:
-        handle = self._env.open_db(RECOVERY_DATABASE, txn=transaction)
-        transaction.put(RECOVERY_KEY, str(transaction.id()).encode(), db=handle)
+    def _recovery_handle(self, transaction: "lmdb.Transaction[bytes]") -> "lmdb._Database":
+        return self._env.open_db(RECOVERY_DATABASE, txn=transaction)
 
     def _reopen(self) -> None:
         with self._readers.none():
@@ -686,7 +640,11 @@ class Engine:
         env = self._map_environment()
         try:
             # A killed process may have left commits in the page cache only. Nobody may see them before they last.
+            can_write = self._lock.alone and not self._read_only
+            if can_write:
+                self._lock.write_again(_meta_bytes(env))
             self._lock.sync_data_file()
+            self._disk_is_sure = can_write
             self._refuse_truncated(env)
             env.reader_check()
         except BaseException:
@@ -747,7 +705,6 @@ class Engine:
             return
         self._commits_until_look = GROWTH_LOOK_COMMITS
         with contextlib.suppress(*_MACHINE_ERRORS):  # a commit that needs the space will say so
-            self.is_tight = not self._lock.has_room(TIGHT_ROOM_BYTES)
             data_bytes = _bytes_needed(self._env)
             grown_bytes = data_bytes - self._data_bytes_seen
             self._data_bytes_seen = data_bytes
@@ -889,9 +846,9 @@ def _name_end() -> bytes:
     return b"" if LMDB_LIB_VERSION == 0 else b"\0"
 
 
-def _hold_reserve_and_mark(transaction: WriteTransaction) -> None:
-    transaction.hold_reserve()
-    transaction.mark()
+def _meta_bytes(env: lmdb.Environment) -> int:
+    """Return the length of the two meta pages, with which the file begins."""
+    return 2 * env.stat()["psize"]
 
 
 def _bytes_needed(env: lmdb.Environment) -> int:

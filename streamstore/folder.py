@@ -147,16 +147,15 @@ class FolderLock:
         """Put on disk what a killed process left in the page cache, however it got there."""
         os.fdatasync(self._descriptor)
 
+    def write_again(self, size_bytes: int) -> None:
+        """Write the first bytes of the data file as they are, so that the next sync brings them to the disk."""
+        os.pwrite(self._descriptor, os.pread(self._descriptor, size_bytes, 0), 0)
+
     def data_file_bytes(self) -> int:
         return os.fstat(self._descriptor).st_size
 
     def append_zeros(self, count_bytes: int) -> None:
         os.pwrite(self._descriptor, bytes(count_bytes), self.data_file_bytes())
-
-    def has_room(self, room_bytes: int) -> bool:
-        """Tell whether the filesystem has so much room for us. What a quota leaves of it, nobody tells."""
-        status = os.fstatvfs(self._descriptor)
-        return status.f_bavail * status.f_frsize >= room_bytes
 
     def extend_data_file(self, size_bytes: int) -> None:
         """Make the file at least this long. Unlike ftruncate, this never shortens what another process wrote."""

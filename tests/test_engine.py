@@ -342,7 +342,8 @@ with StreamStore(sys.argv[1], sync="off") as store:
     assert sum(1 for record in store.read("s", "shard-000000")) == stored + 1
 print("resumed")
 """
-    assert run(code(program, path)) == "resumed\n"
+    # Of more arenas the C library would take 64 MiB each, at a moment that chance decides, and leave too little.
+    assert run(["env", "MALLOC_ARENA_MAX=1", *code(program, path)]) == "resumed\n"
     assert check_store(path) == []
 
 
@@ -420,41 +421,3 @@ def test_a_read_knows_nothing_of_databases_that_are_opened_while_it_looks(path: 
         assert engine.read(look) == []
         assert engine.read(lambda transaction: list(transaction.items_from(b"new", b""))) == [(b"key", b"value")]
         engine.write(lambda writing: writing.drop(b"new"))
-
-
-class CutShort:
-    """A write transaction whose commit ends as LMDB's does when the disk takes a part of a write only."""
-
-    def __init__(self, transaction: "lmdb.Transaction[bytes]") -> None:
-        self._transaction = transaction
-
-    def commit(self) -> None:
-        self._transaction.abort()
-        raise lmdb.Error("mdb_txn_commit: Input/output error")
-
-    def abort(self) -> None:
-        self._transaction.abort()
-
-
-@pytest.mark.parametrize(("room_bytes", "told"), [(300_000, StoreFullError), (1_000_000, StorageError)])
-def test_a_write_that_was_cut_short_is_a_full_disk_where_there_is_no_room_for_it(
-    path: Path, monkeypatch: pytest.MonkeyPatch, room_bytes: int, told: type[StorageError]
-) -> None:
-    commit: Callable[[Engine, object, object], None] = vars(Engine)["_commit"]
-
-    def commit_cut_short(engine: Engine, transaction: "lmdb.Transaction[bytes]", evidence: object) -> None:
-        commit(engine, CutShort(transaction), evidence)
-
-    def statistics(_: int) -> os.statvfs_result:
-        return room
-
-    room = os.statvfs_result((4096, 1, 0, 0, room_bytes, 0, 0, 0, 0, 255))
-    with StreamStore(path) as store:
-        monkeypatch.setattr(os, "fstatvfs", statistics)
-        monkeypatch.setattr(Engine, "_commit", commit_cut_short)
-        for records in ([(bytes(200_000), "key")], [(bytes(400), "key")] * 500):
-            with pytest.raises(StorageError) as refused:
-                store.put_records(STREAM, records)
-            assert type(refused.value) is told
-        monkeypatch.undo()
-        assert store.put_record(STREAM, b"", "key").sequence_number == "0"

@@ -1,5 +1,6 @@
 """The library of the torture that records calls and lets them fail: what it tells and does is so."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def run(library: Path, tmp_path: Path, program: str, *, status: int = 0) -> tupl
     ended = subprocess.run(
         [sys.executable, "-c", PREPARED + program, library, folder],
         cwd=PROJECT,
-        env=environment_with(library),
+        env=os.environ | environment_with(library),
         capture_output=True,
         text=True,
         timeout=WAIT_S,

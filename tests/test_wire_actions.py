@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from cbor2 import CBORTag
 
 from streamstore import DialectName, StreamStore
 from streamstore.dialect import AWS, YANDEX
@@ -104,6 +105,18 @@ def test_a_record_comes_back_as_it_was_put(aws: Wire) -> None:
     assert (record["PartitionKey"], record["SequenceNumber"]) == ("ключ", "0")
     time = record["ApproximateArrivalTimestamp"]
     assert time == (("tag 1", 1_700_000_000_000) if aws.codec == CBOR else 1_700_000_000.0)
+
+
+def test_an_iterator_starts_at_a_time_in_seconds_or_behind_the_tag_of_cbor(aws: Wire, clock: Clock) -> None:
+    put = {"StreamName": "clicks", "PartitionKey": "a"}
+    aws.ask("PutRecord", put | {"Data": b"old"})
+    clock.advance(1_500)
+    aws.ask("PutRecord", put | {"Data": b"new"})
+    time = CBORTag(1, clock.now_ms) if aws.codec == CBOR else clock.now_ms / 1000
+    start = {"ShardId": "shardId-000000000000", "ShardIteratorType": "AT_TIMESTAMP", "Timestamp": time}
+    iterator = aws.ask("GetShardIterator", {"StreamName": "clicks", **start}).text("ShardIterator")
+    [record] = aws.ask("GetRecords", {"ShardIterator": iterator}).maps("Records")
+    assert record["Data"] == (b"new" if aws.codec == CBOR else "bmV3")
 
 
 def test_times_have_milliseconds_and_no_exponent(aws_store: StreamStore, clock: Clock) -> None:

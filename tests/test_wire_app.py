@@ -165,14 +165,14 @@ class AsgiClient:
             "headers": [(name.encode(), value.encode()) for name, value in asked.headers.items()],
         }
         whole: Message = {"type": "http.request", "body": asked.body, "more_body": False}
-        self._messages = list(messages or [whole])
+        self.messages = list(messages or [whole])
         self.sent: list[Message] = []
         self.gone = asyncio.Event()
         self.first_frame = asyncio.Event()
 
     async def receive(self) -> Message:
-        if self._messages:
-            return self._messages.pop(0)
+        if self.messages:
+            return self.messages.pop(0)
         await self.gone.wait()
         return {"type": "http.disconnect"}
 
@@ -227,7 +227,9 @@ def test_a_body_without_end_is_refused_behind_the_limit(wire: Wire, aws_store: S
         await app(aws_store)(client.scope, client.receive, client.send)
         return client
 
-    assert asyncio.run(pour()).sent[0]["status"] == 413
+    client = asyncio.run(pour())
+    assert client.sent[0]["status"] == 413
+    assert len(client.messages) == 92  # the rest is never read
 
 
 def test_a_subscription_ends_with_its_client(wire: Wire, aws_store: StreamStore) -> None:
@@ -289,6 +291,7 @@ class RsgiRequest:
         self._pieces = pieces
         self.answer: tuple[int, bytes] | None = None
         self.frames: list[bytes] = []
+        self.pieces_read = 0
         self.gone = asyncio.Event()
         self.first_frame = asyncio.Event()
 
@@ -297,6 +300,7 @@ class RsgiRequest:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self._pieces:
+            self.pieces_read += 1
             yield piece
 
     def response_empty(self, status: int, headers: list[tuple[str, str]], /) -> None:
@@ -333,6 +337,7 @@ def test_an_rsgi_server_gets_whole_answers(wire: Wire, aws_store: StreamStore) -
     poured = run_rsgi(aws_store, RsgiRequest(asked, [bytes(2**20)] * 100))
     assert poured.answer is not None
     assert poured.answer[0] == 413
+    assert poured.pieces_read == 8  # the rest is never read
 
 
 def test_an_rsgi_subscription_ends_with_its_client(wire: Wire, aws_store: StreamStore) -> None:

@@ -223,6 +223,11 @@ def test_no_bytes_of_any_kind_are_a_mistake_of_the_server(
     assert answer.status == 400, answer
 
 
+@pytest.mark.parametrize("limit", [float("nan"), float("inf")])
+def test_what_no_number_is_told_of_is_refused(limit: float, wire: Wire) -> None:
+    assert Wire(wire.dispatcher, CBOR).ask("ListStreams", {"Limit": limit}).error == (400, "SerializationException")
+
+
 def test_a_value_that_holds_itself_is_refused(wire: Wire) -> None:
     headers = {"x-amz-target": "Kinesis_20131202.PutRecord", "content-type": CBOR}
     body = bytes.fromhex("d81c81d81d00")

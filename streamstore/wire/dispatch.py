@@ -128,7 +128,7 @@ class Dispatcher:
 
 
 def _retry_key(request: WireRequest) -> str | None:
-    """Return what is the same only for one request sent again: its client's name for it, the action and the body."""
+    """Return what is the same only for one request sent again: made of its client's name for it and of its body."""
     invocation_id = request.headers.get("amz-sdk-invocation-id")
     if not invocation_id:
         return None

@@ -173,13 +173,7 @@ def _decode_epoch(value: object, immutable: bool) -> Moment:
     raise ValueError("a time must be a whole number of milliseconds")
 
 
-def _refuse_sharing(value: object, immutable: bool) -> NoReturn:
-    """Values that hold themselves would be walked for ever."""
-    del value, immutable
-    raise ValueError("no value may be shared")
-
-
-SEMANTIC_DECODERS: Final = {EPOCH_TAG: _decode_epoch, 28: _refuse_sharing, 29: _refuse_sharing}
+SEMANTIC_DECODERS: Final = {EPOCH_TAG: _decode_epoch}
 _JSON_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 _JSON_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=_json_of_other)
 

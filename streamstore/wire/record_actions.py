@@ -1,5 +1,8 @@
 """What the actions on records do: the operation of the store that each stands for, and its answer on the wire."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from streamstore import AsyncFeed, AsyncStreamStore, Feed, StreamStore
 from streamstore.limits import GET_RECORDS_LIMIT_MAX
 from streamstore.model import (
@@ -26,33 +29,15 @@ __all__ = [
     "subscribe_to_shard",
 ]
 
+T = TypeVar("T")
+
 
 def put_record(store: StreamStore, arguments: Arguments) -> dict[str, object]:
-    _refuse_dry_run(arguments)
-    return _output_of_put_record(
-        store.put_record(
-            arguments.stream_name(),
-            arguments.data("Data"),
-            arguments.text("PartitionKey"),
-            explicit_hash_key=arguments.text_or_none("ExplicitHashKey"),
-            sequence_number_for_ordering=arguments.text_or_none("SequenceNumberForOrdering"),
-            idempotency_key=arguments.retry_key,
-        )
-    )
+    return _output_of_put_record(_put(store.put_record, arguments))
 
 
 async def await_put_record(store: AsyncStreamStore, arguments: Arguments) -> dict[str, object]:
-    _refuse_dry_run(arguments)
-    return _output_of_put_record(
-        await store.put_record(
-            arguments.stream_name(),
-            arguments.data("Data"),
-            arguments.text("PartitionKey"),
-            explicit_hash_key=arguments.text_or_none("ExplicitHashKey"),
-            sequence_number_for_ordering=arguments.text_or_none("SequenceNumberForOrdering"),
-            idempotency_key=arguments.retry_key,
-        )
-    )
+    return _output_of_put_record(await _put(store.put_record, arguments))
 
 
 def put_records(store: StreamStore, arguments: Arguments) -> dict[str, object]:
@@ -92,21 +77,31 @@ def get_records(store: StreamStore, arguments: Arguments) -> dict[str, object]:
 
 
 def subscribe_to_shard(store: StreamStore, arguments: Arguments) -> Feed[SubscribeToShardEvent]:
-    _refuse_dry_run(arguments)
-    start = arguments.structure("StartingPosition")
-    return store.subscribe_to_shard(
-        arguments.consumer_arn(),
-        arguments.text("ShardId"),
-        _iterator_type(start, "Type"),
-        starting_sequence_number=start.text_or_none("SequenceNumber"),
-        timestamp=_timestamp(start, "Type"),
-    )
+    return _subscribe(store.subscribe_to_shard, arguments)
 
 
 async def await_subscribe_to_shard(store: AsyncStreamStore, arguments: Arguments) -> AsyncFeed[SubscribeToShardEvent]:
+    return _subscribe(store.subscribe_to_shard, arguments)
+
+
+def _put(put: Callable[..., T], arguments: Arguments) -> T:
+    """Put what the arguments say, with ``put_record`` of either kind of store."""
+    _refuse_dry_run(arguments)
+    return put(
+        arguments.stream_name(),
+        arguments.data("Data"),
+        arguments.text("PartitionKey"),
+        explicit_hash_key=arguments.text_or_none("ExplicitHashKey"),
+        sequence_number_for_ordering=arguments.text_or_none("SequenceNumberForOrdering"),
+        idempotency_key=arguments.retry_key,
+    )
+
+
+def _subscribe(subscribe: Callable[..., T], arguments: Arguments) -> T:
+    """Subscribe to what the arguments say, with ``subscribe_to_shard`` of either kind of store."""
     _refuse_dry_run(arguments)
     start = arguments.structure("StartingPosition")
-    return store.subscribe_to_shard(
+    return subscribe(
         arguments.consumer_arn(),
         arguments.text("ShardId"),
         _iterator_type(start, "Type"),

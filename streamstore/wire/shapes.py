@@ -184,7 +184,9 @@ class ListOf(Shape):
     def parse(self, value: object, *, refuse_unknown: bool) -> list[object]:
         if not _is_list(value):
             raise WrongTypeError(_unexpected_structure(value, "list"))
-        return [self.member.parse(_not_null(member), refuse_unknown=refuse_unknown) for member in value]
+        # One too many is as wrong as a million, which would take seconds.
+        looked_at = value if self.length_max is None else value[: self.length_max + 1]
+        return [self.member.parse(_not_null(member), refuse_unknown=refuse_unknown) for member in looked_at]
 
     def violations(self, value: object, path: str) -> Iterator[Violation]:
         assert _is_list(value)

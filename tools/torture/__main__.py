@@ -2,7 +2,9 @@
 
 import argparse
 import datetime
+import os
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -12,12 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.machine import describe_machine, describe_versions
-from tools.torture.part import Amount, Part, Result, Size
+from tools.torture.part import SIZES, Amount, Part, Result, Size
 from tools.torture.parts import PARTS
-from tools.torture.processes import Task, run_in_process
-from tools.torture.report import format_findings, format_table, to_json
+from tools.torture.processes import PROJECT, Task, run_in_process
+from tools.torture.report import Row, format_findings, format_table, from_json, put_into_readme, replace_rows, to_json
 
 SAVED: Final = Path(__file__).with_name("results.json")
+README: Final = PROJECT / "README.md"
 TELL_S: Final = 10.0
 VERSIONS_TOLD: Final = ("Python", "LMDB", "py-lmdb", "msgpack")
 
@@ -45,9 +48,9 @@ def main() -> int:
     versions = describe_versions()
     facts = {
         "run": {
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "size": options.size,
             "seed": str(options.seed),
+            "commit": _commit(),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         },
         "machine": describe_machine(options.folder),
         "versions": {name: versions[name] for name in VERSIONS_TOLD},
@@ -61,13 +64,34 @@ def main() -> int:
     for result in results:
         if told := format_findings(result):
             print(told)
-    for path in (options.json, SAVED if options.save else None):
-        if path is not None:
-            path.write_text(to_json(results, facts))
+    rows = [Row(facts, result) for result in results]
+    if options.json is not None:
+        options.json.write_text(to_json(rows))
+    if options.save:
+        _save(rows)
     found = sum(len(result.findings) for result in results)
     skipped = sum(sum(result.skipped.values()) for result in results)
     print(f"\n{found:,} found, {skipped:,} skipped")
     return 1 if found else 0
+
+
+def _save(rows: list[Row]) -> None:
+    """Put these parts, and no others, in place of what was saved of them."""
+    saved = from_json(SAVED.read_text()) if SAVED.exists() else []
+    rows = replace_rows(saved, rows, PARTS)
+    SAVED.write_text(to_json(rows))
+    README.write_text(put_into_readme(README.read_text(), rows))
+
+
+def _commit() -> str:
+    """Return which source this is."""
+    git = ["git", "-C", os.fspath(PROJECT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    changes = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "*.py", "*.c"], check=False)
+    return head.stdout.strip() + (" changed" if changes.returncode else "")
 
 
 def _run(part: Part, options: Options) -> Result:
@@ -76,6 +100,7 @@ def _run(part: Part, options: Options) -> Result:
         options.seed,
         _amount(part.sizes[options.size], options),
         options.folder.absolute(),
+        size=options.size,
         plant=options.plant,
         only=options.only,
     )
@@ -111,7 +136,7 @@ def _teller(name: str) -> Callable[[int, int | None], None]:
 def _parse_options() -> Options:
     parser = argparse.ArgumentParser(prog="python -m tools.torture", description="What a store survives, counted.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: {', '.join(PARTS)}; default: all")
-    parser.add_argument("--size", choices=("ci", "release"), default="ci", help="how much of each part (default ci)")
+    parser.add_argument("--size", choices=SIZES, default="ci", help="how much of each part (default ci)")
     parser.add_argument("--count", type=int, help="so many cases of each part instead")
     parser.add_argument("--seconds", type=float, help="as many cases as fit so many seconds instead")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32), help="what was printed")
@@ -120,13 +145,15 @@ def _parse_options() -> Options:
     parser.add_argument("--folder", type=Path, default=Path(), help="where to work (default: here); on a disk")
     parser.add_argument("--jobs", type=int, default=1, help="how many parts run at a time (default 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
-    parser.add_argument("--save", action="store_true", help=f"write {SAVED.name} beside this")
+    parser.add_argument("--save", action="store_true", help=f"these parts into {SAVED.name} and {README.name}")
     options = parser.parse_args(namespace=Options())
     unknown = set(options.parts) - PARTS.keys()
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if options.jobs < 1:
         parser.error("--jobs must be at least 1")
+    if options.save and (options.plant is not None or options.only is not None):
+        parser.error("--save is for whole parts of the engine as it is")
     return options
 
 

@@ -19,6 +19,12 @@ class Alarm(NamedTuple):
 
 
 ALARMS: Final[tuple[Alarm, ...]] = (
+    Alarm("acknowledge-before-commit", "power-loss", Amount(cases=2_000)),
+    Alarm("sync-off", "power-loss", Amount(cases=2_000)),
+    Alarm("metasync-off", "power-loss", Amount(cases=2_000)),
+    Alarm("no-sync-on-open", "power-loss", Amount(cases=10_000)),
+    Alarm("no-sync-of-names", "power-loss", Amount(cases=2_000)),
+    Alarm("checkpoint-before-effect", "power-loss", Amount(cases=4_000)),
     Alarm("acknowledge-before-commit", "kill", Amount(cases=200)),
     Alarm("keys-in-a-later-commit", "kill", Amount(cases=200)),
     Alarm("checkpoint-before-effect", "kill", Amount(cases=200)),
@@ -28,4 +34,11 @@ ALARMS: Final[tuple[Alarm, ...]] = (
     Alarm("parent-not-closed", "kill", Amount(cases=200)),
     Alarm("trim-one-too-many", "history", Amount(cases=12)),
     Alarm("child-numbered-from-parent", "history", Amount(cases=12)),
+    Alarm("trim-one-too-many", "kill", Amount(cases=200)),
+    Alarm("counter-cached", "failed-sync", Amount(cases=10_000)),
+    Alarm("failed-sync-believed", "failed-sync", Amount(cases=10_000)),
+    Alarm("errors-not-translated", "recovery", Amount(cases=500)),
+    Alarm("no-sync-of-names", "recovery", Amount(cases=2_000)),
+    Alarm("walk-on-open", "recovery-time", Amount(cases=1)),
+    Alarm("any-partition-key", "malformed", Amount(cases=20_000)),
 )

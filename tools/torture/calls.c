@@ -273,7 +273,8 @@ ssize_t pwritev2(int descriptor, const struct iovec *parts, int count, off_t off
 static int sync_watched(int descriptor, int (*sync)(int)) {
     int result;
     struct entry entry = {.kind = SYNC, .file = descriptors[descriptor].file};
-    MAKE(SYNC, result, sync(descriptor), (entry.result = result, note(entry, NULL, 0)));
+    MAKE(SYNC, result, sync(descriptor),
+         (entry.result = result, entry.flags = fault_ == FAILED_AFTERWARDS ? FAILED : 0, note(entry, NULL, 0)));
     return result;
 }
 

@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Generator, Iterator
 from enum import IntEnum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 __all__ = [
     "EVERY_KIND",
@@ -101,7 +101,7 @@ class Entry(NamedTuple):
     has_created: bool
     has_emptied: bool
     has_failed: bool
-    """The synced write was made, and the caller was told that it had failed."""
+    """The sync or synced write was made, and the caller was told that it had failed."""
 
 
 class Calls:
@@ -122,6 +122,11 @@ class Calls:
             ctypes.c_int,
         )
         self._library.calls_disarm.restype = ctypes.c_int64
+
+    @classmethod
+    def in_front(cls) -> Self:
+        """Return the library that this process was started with."""
+        return cls(Path(os.environ["LD_PRELOAD"]))
 
     def watch(self, folder: Path) -> None:
         """From now on, the calls are those that touch this folder, or descriptors of it that are opened from now on."""
@@ -179,8 +184,8 @@ def compile_calls(folder: Path) -> Path:
 
 
 def environment_with(library: Path) -> dict[str, str]:
-    """Return the environment of a program that is to have the library in front of the C library."""
-    return os.environ | {"LD_PRELOAD": os.fspath(library)}
+    """Return what the environment of a program says that is to have the library in front of the C library."""
+    return {"LD_PRELOAD": os.fspath(library)}
 
 
 def read_log(log: Path) -> Iterator[Entry]:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tools.torture.part import Amount, Ordeal, run_part
+from tools.torture.part import SIZES, Amount, Ordeal, Size, run_part
 from tools.torture.parts import PARTS
 
 PROGRESS_S = 1.0
@@ -21,6 +21,7 @@ class Options(argparse.Namespace):
     part: str
     seed: int
     folder: Path
+    size: Size
     count: int | None
     seconds: float | None
     only: int | None
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--size", choices=SIZES, required=True)
     parser.add_argument("--count", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--only", type=int)
@@ -59,6 +61,7 @@ def main() -> None:
             seed=options.seed,
             amount=Amount(options.count, options.seconds),
             folder=Path(folder),
+            size=options.size,
             plant=options.plant,
             only=options.only,
             first_finding_ends=options.first_finding_ends,

@@ -23,7 +23,7 @@ from streamstore import StreamStore
 from streamstore.errors import RequestError
 from streamstore.model import PutRecordResult
 from tools.torture import plants
-from tools.torture.forks import Forked, failure_line, failures_in
+from tools.torture.forked import Forked, failure_line, failures_in
 
 __all__ = [
     "CONSUMER",

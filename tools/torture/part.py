@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-__all__ = ["Amount", "Finding", "Ordeal", "Part", "Result", "Size"]
+__all__ = ["SIZES", "Amount", "Finding", "Ordeal", "Part", "Result", "Size"]
 
 Size = Literal["ci", "release"]
+SIZES: Final[tuple[Size, ...]] = ("ci", "release")
 MEMORY_FOLDER: Final = Path("/dev/shm")
 
 
@@ -73,6 +74,7 @@ class Ordeal:
         seed: int,
         amount: Amount,
         folder: Path,
+        size: Size = "ci",
         plant: str | None = None,
         only: int | None = None,
         first_finding_ends: bool = False,
@@ -80,6 +82,8 @@ class Ordeal:
     ) -> None:
         self.part = part
         self.seed = seed
+        self.size: Size = size
+        """For a part whose cases are larger in a release, not only more."""
         self.plant = plant
         """The fault that the programs of this run plant in themselves, see ``tools.torture.plants``."""
         self.folder = folder
@@ -165,6 +169,8 @@ class Part(NamedTuple):
     run: Callable[[Ordeal], None]
     lacks: Callable[[], str | None] = lambda: None
     """Return what the machine lacks for it, such as "root", or None."""
+    needs_calls: bool = False
+    """Whether it runs in a process with the library of ``tools.torture.calls`` in front, which needs gcc."""
 
 
 def run_part(part: Part, ordeal: Ordeal) -> Result:

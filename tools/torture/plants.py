@@ -1,18 +1,21 @@
 """Faults to plant in a program, each a defence taken away: a checker that stays green with one is no checker."""
 
+import contextlib
 import queue
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar, cast
 from unittest import mock
 
+import lmdb
+
 from streamstore import disk_format
 from streamstore.consumer import Checkpoint, ConsumerPlace, StreamConsumer
 from streamstore.disk_format import record_key
-from streamstore.engine import Engine, ReadTransaction, WriteTransaction
+from streamstore.engine import ReadTransaction, WriteTransaction
 from streamstore.errors import StreamStoreError
 from streamstore.folder import FolderLock, StoreFolder
 from streamstore.idempotency import StreamKeys
-from streamstore.model import EntryLike, PutRecordsResult, ShardCounter, StoredShard, StreamNumber, SyncMode
+from streamstore.model import EntryLike, PutRecordsResult, ShardCounter, StoredShard, StreamNumber
 from streamstore.retention import trim_shard
 from streamstore.shards import PutOutcome, ShardAppender, result_of_put_records
 from streamstore.streams import KnownShard, load_counter
@@ -44,6 +47,10 @@ NAMES: Final = (
     "counter-cached",
     "sync-off",
     "metasync-off",
+    "failed-sync-believed",
+    "errors-not-translated",
+    "walk-on-open",
+    "any-partition-key",
 )
 
 
@@ -74,9 +81,27 @@ def plant(name: str | None) -> None:
     elif name == "counter-cached":
         _cache_counters()
     elif name == "sync-off":
-        mock.patch.object(Engine, "_map_environment", _map_with_sync("off")).start()
+        _open_environments(sync=False)
     elif name == "metasync-off":
-        mock.patch.object(Engine, "_map_environment", _map_with_sync("normal")).start()
+        _open_environments(metasync=False)
+    elif name == "failed-sync-believed":
+        mock.patch.object(FolderLock, "write_again").start()
+    elif name == "errors-not-translated":
+        mock.patch("streamstore.engine.translated", return_value=contextlib.nullcontext()).start()
+    elif name == "walk-on-open":
+        mock.patch("streamstore.engine._bytes_needed", return_value=2**62).start()
+    elif name == "any-partition-key":
+        mock.patch("streamstore.validate.parse_partition_key", str).start()
+
+
+def _open_environments(**flags: bool) -> None:
+    """Have LMDB open every environment with these flags, whatever the engine says."""
+    really_open = cast(Callable[..., lmdb.Environment], lmdb.open)
+
+    def open_with_flags(path: str, **options: object) -> lmdb.Environment:
+        return really_open(path, **{**options, **flags})
+
+    mock.patch.object(lmdb, "open", open_with_flags).start()
 
 
 def _save_those_of_the_commit_before() -> Callable[[StreamKeys], None]:
@@ -122,17 +147,6 @@ def _cache_counters() -> None:
     mock.patch("streamstore.shards.load_counter", load).start()
     mock.patch.object(ShardAppender, "_save_counter", save).start()
     mock.patch.object(ShardAppender, "_check_counter").start()  # which would refuse it
-
-
-def _map_with_sync(sync: SyncMode) -> Callable[[Engine], object]:
-    """Like ``Engine._map_environment``, whatever the store was opened with."""
-    map_environment = cast(Callable[[Engine], object], vars(Engine)["_map_environment"])
-
-    def map_less_safely(engine: Engine) -> object:
-        vars(engine)["_sync"] = sync
-        return map_environment(engine)
-
-    return map_less_safely
 
 
 def _answer_when_applied(writer: Writer, apply: Callable[[ShardAppender], T], *, payload_bytes: int = 0) -> T:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
-from tools.torture.part import Amount, Finding, Part, Result
+from tools.torture.calls import compile_calls, environment_with, lacks_gcc
+from tools.torture.part import Amount, Finding, Part, Result, Size
 
-__all__ = ["Task", "run_in_process"]
+__all__ = ["PROJECT", "Task", "run_in_process"]
 
 PROJECT: Final = Path(__file__).parent.parent.parent
 SILENCE_S: Final = 600.0
@@ -28,13 +29,14 @@ class Task(NamedTuple):
     seed: int
     amount: Amount
     folder: Path
+    size: Size = "ci"
     plant: str | None = None
     only: int | None = None
     first_finding_ends: bool = False
 
     def command(self) -> list[str]:
         words = [sys.executable, "-m", "tools.torture.child", self.part.name]
-        words += ["--seed", str(self.seed), "--folder", str(self.folder)]
+        words += ["--seed", str(self.seed), "--folder", str(self.folder), "--size", self.size]
         for option, value in (
             ("--count", self.amount.cases),
             ("--seconds", self.amount.seconds),
@@ -49,7 +51,7 @@ class Task(NamedTuple):
 def run_in_process(task: Task, on_progress: Callable[[int, int | None], None]) -> Result:
     """Do the part in a process of its own and return its result."""
     done = 0
-    with tempfile.TemporaryFile("w+") as errors, _started(task.command(), errors) as process:
+    with tempfile.TemporaryFile("w+") as errors, _started(task, errors) as process:
         assert process.stdout is not None
         watch = _Watch(process)
         try:
@@ -74,12 +76,28 @@ def _progress(words: str) -> tuple[int, int | None]:
 
 
 @contextlib.contextmanager
-def _started(command: list[str], errors: IO[str]) -> Generator["subprocess.Popen[str]"]:
-    """Start the command in a session of its own, and kill what is left of that at the end."""
+def _started(task: Task, errors: IO[str]) -> Generator["subprocess.Popen[str]"]:
+    """Start the process of a part in a session of its own, and kill what is left of that at the end."""
+    with (
+        tempfile.TemporaryDirectory(prefix="streamstore-calls-", dir=task.folder) as folder,
+        _running(task.command(), _environment(task, Path(folder)), errors) as process,
+    ):
+        yield process
+
+
+def _environment(task: Task, folder: Path) -> dict[str, str]:
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
+    if task.part.needs_calls and lacks_gcc() is None:
+        return environment | environment_with(compile_calls(folder))
+    return environment
+
+
+@contextlib.contextmanager
+def _running(command: list[str], environment: dict[str, str], errors: IO[str]) -> Generator["subprocess.Popen[str]"]:
     process = subprocess.Popen(
         command,
         cwd=PROJECT,
-        env=os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=errors,

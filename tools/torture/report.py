@@ -1,11 +1,34 @@
 """Results as a table for a terminal, as JSON, and as the table of the README."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from tools.torture.part import Result
 
-__all__ = ["format_findings", "format_table", "from_json", "to_json", "to_markdown"]
+__all__ = [
+    "Facts",
+    "Row",
+    "format_findings",
+    "format_table",
+    "from_json",
+    "put_into_readme",
+    "replace_rows",
+    "to_json",
+    "to_markdown",
+]
+
+Facts = Mapping[str, Mapping[str, str]]
+"""When it was run, on what machine, and with which versions: ``run``, ``machine``, ``versions``."""
+TABLE_BEGIN: Final = "<!-- The table of tools/torture/results.json: python -m tools.torture --save writes both. -->"
+TABLE_END: Final = "<!-- The end of the table. -->"
+
+
+class Row(NamedTuple):
+    """What became of a part, and where and when that was."""
+
+    facts: Facts
+    result: Result
 
 
 def format_table(results: Sequence[Result]) -> str:
@@ -30,28 +53,53 @@ def format_findings(result: Result) -> str:
     return "\n".join(lines)
 
 
-def to_json(results: Sequence[Result], facts: Mapping[str, Mapping[str, str]]) -> str:
-    """Return all of it, with the date, the machine and the versions."""
-    parts = [json.loads(result.to_json()) for result in results]
-    return json.dumps({**facts, "parts": parts}, indent=1) + "\n"
+def to_json(rows: Sequence[Row]) -> str:
+    """Return everything that was counted and measured, each part with where and when."""
+    parts = [{**row.facts, "result": json.loads(row.result.to_json())} for row in rows]
+    return json.dumps({"parts": parts}, indent=1) + "\n"
 
 
-def from_json(text: str) -> list[Result]:
-    return [Result.from_json(json.dumps(part)) for part in json.loads(text)["parts"]]
+def from_json(text: str) -> list[Row]:
+    rows: list[Row] = []
+    for facts in json.loads(text)["parts"]:
+        result = Result.from_json(json.dumps(facts.pop("result")))
+        rows.append(Row(facts, result))
+    return rows
 
 
-def to_markdown(text: str) -> str:
-    """Return the table that the README shows, from saved JSON."""
-    facts = json.loads(text)
-    lines = ["| Part | Done | Skipped | Found | Figures | Seed |", "|---|---|---|---|---|---|"]
+def replace_rows(saved: Sequence[Row], new: Sequence[Row], order: Iterable[str]) -> list[Row]:
+    """Return the rows of the parts in their order: the new ones, and of the others what was saved."""
+    by_part = {row.result.part: row for row in (*saved, *new)}
+    return [by_part[part] for part in order if part in by_part]
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """Return the table that the README shows."""
+    lines = ["| Part | Done | Found | Skipped | Figures | Run |", "|---|---|---|---|---|---|"]
     lines += [
-        f"| {result.part} | {result.done:,} {result.unit} | {sum(result.skipped.values()):,} "
-        f"| {len(result.findings):,} | {_figures(result)} | {result.seed} |"
-        for result in from_json(text)
+        f"| {row.result.part} | {row.result.done:,} {row.result.unit} | {len(row.result.findings):,} "
+        f"| {_skipped(row.result)} | {_figures(row.result)} | {_told(row.facts['run'])} |"
+        for row in rows
     ]
-    told = {**facts["run"], **facts["machine"], **facts["versions"]}
-    lines += ["", ", ".join(f"{name} {value}" for name, value in told.items()) + "."]
-    return "\n".join(lines) + "\n"
+    places = dict.fromkeys(_told({**row.facts["machine"], **row.facts["versions"]}) for row in rows)
+    return "\n".join([*lines, "", *(f"On {place}." for place in places)]) + "\n"
+
+
+def put_into_readme(readme: str, rows: Sequence[Row]) -> str:
+    """Return the README with the table of these rows in place of the one that it shows."""
+    before, begin, rest = readme.partition(TABLE_BEGIN)
+    _, end, behind = rest.partition(TABLE_END)
+    assert begin
+    assert end
+    return f"{before}{begin}\n{to_markdown(rows)}{end}{behind}"
+
+
+def _skipped(result: Result) -> str:
+    return ", ".join(f"{count:,}: {reason}" for reason, count in result.skipped.items()) or "0"
+
+
+def _told(facts: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def _figures(result: Result) -> str:

@@ -3,10 +3,29 @@
 from typing import Final
 
 from tools.torture.part import Part
-from tools.torture.parts import alarms, disk_full, history, kill, real_power_loss
+from tools.torture.parts import (
+    alarms,
+    failed_sync,
+    history,
+    kill,
+    malformed,
+    power_loss,
+    real_power_loss,
+    recovery,
+    recovery_time,
+)
 
 __all__ = ["PARTS"]
 
-_PARTS: Final[tuple[Part, ...]] = (real_power_loss.PART, kill.PART, disk_full.PART, history.PART)
+_PARTS: Final[tuple[Part, ...]] = (
+    power_loss.PART,
+    real_power_loss.PART,
+    kill.PART,
+    failed_sync.PART,
+    recovery.PART,
+    malformed.PART,
+    history.PART,
+    recovery_time.PART,
+)
 _BY_NAME: Final[dict[str, Part]] = {part.name: part for part in _PARTS}
 PARTS: Final[dict[str, Part]] = {**_BY_NAME, alarms.NAME: alarms.part_of(_BY_NAME)}

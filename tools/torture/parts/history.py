@@ -14,7 +14,7 @@ from streamstore import StreamStore
 from streamstore.check import check_store
 from streamstore.errors import StreamStoreError
 from tools.torture.actors import RETENTION_HOURS, STREAM, Actors, Run, create, events_of, opened
-from tools.torture.forks import Forked, failures_in
+from tools.torture.forked import Forked, failures_in
 from tools.torture.history import MS_PER_HOUR, Event, History, StoreClock, check_history
 from tools.torture.part import Amount, Ordeal, Part
 

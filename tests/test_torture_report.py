@@ -1,0 +1,84 @@
+"""What the torture tells: every figure is saved beside its run, and the README shows what was saved."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.torture import __main__ as runner
+from tools.torture.part import Finding, Result
+from tools.torture.parts import PARTS
+from tools.torture.report import Row, from_json, put_into_readme, replace_rows, to_json, to_markdown
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def row(part: str, *, done: int = 1, seed: int = 1) -> Row:
+    facts = {"run": {"seed": str(seed), "date": "2026-01-02"}, "machine": {"CPUs": "2"}, "versions": {"Python": "3"}}
+    return Row(
+        facts, Result(part, "images", seed, None, done, 1.5, {"needs gcc": 2}, {"windows": 3}, (Finding(4, "!"),))
+    )
+
+
+def test_the_readme_shows_the_table_that_was_saved() -> None:
+    assert put_into_readme(README, from_json(runner.SAVED.read_text())) == README
+
+
+def test_what_was_saved_is_of_parts_that_there_are_and_names_its_run() -> None:
+    rows = from_json(runner.SAVED.read_text())
+    names = [row.result.part for row in rows]
+    assert names == [name for name in PARTS if name in names]
+    for saved in rows:
+        assert {"seed", "commit", "date"} <= saved.facts["run"].keys()
+        assert re.fullmatch("[0-9a-f]{12}", saved.facts["run"]["commit"])
+        assert (saved.result.plant, str(saved.result.seed)) == (None, saved.facts["run"]["seed"])
+        assert saved.result.done > 0
+
+
+def test_saved_figures_come_back_as_they_were() -> None:
+    rows = [row("kill"), row("recovery", seed=2)]
+    assert from_json(to_json(rows)) == rows
+
+
+def test_a_later_run_of_one_part_replaces_its_row_only() -> None:
+    saved = [row("recovery", done=5), row("kill"), row("gone")]
+    rows = replace_rows(saved, [row("power-loss"), row("kill", seed=9)], PARTS)
+    assert [(each.result.part, each.result.done, each.result.seed) for each in rows] == [
+        ("power-loss", 1, 1),
+        ("kill", 1, 9),
+        ("recovery", 5, 1),
+    ]
+
+
+def test_the_table_tells_what_was_done_found_and_skipped_and_where() -> None:
+    told = to_markdown([row("kill", done=4_321), row("recovery")])
+    assert "| kill | 4,321 images | 1 | 2: needs gcc | 3 windows | seed 1, date 2026-01-02 |\n" in told
+    assert told.count("On CPUs 2, Python 3.\n") == 1
+
+
+def test_figures_of_a_fault_that_was_planted_are_not_saved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in (["--plant", "sync-off"], ["--only", "3"]):
+        monkeypatch.setattr(sys, "argv", ["torture", "kill", "--save", *option])
+        with pytest.raises(SystemExit):
+            runner.main()
+        assert "--save is for whole parts" in capsys.readouterr().err
+
+
+def test_saving_writes_the_figures_and_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, readme = tmp_path / "results.json", tmp_path / "README.md"
+    saved.write_text(to_json([row("kill", done=7)]))
+    readme.write_text(README)
+    monkeypatch.setattr(runner, "SAVED", saved)
+    monkeypatch.setattr(runner, "README", readme)
+    command = ["torture", "alarms", "--count", "0", "--seed", "3", "--folder", str(tmp_path), "--save"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert runner.main() == 0
+    kill, alarms = from_json(saved.read_text())
+    assert kill == row("kill", done=7)
+    assert (alarms.result.part, alarms.facts["run"]["seed"]) == ("alarms", "3")
+    assert to_markdown([kill, alarms]) in readme.read_text()
+    assert str(ROOT) not in saved.read_text()
