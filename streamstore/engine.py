@@ -647,10 +647,10 @@ class Engine:
             self._disk_is_sure = can_write
             self._refuse_truncated(env)
             env.reader_check()
+            self._lock.share()
         except BaseException:
             env.close()
             raise
-        self._lock.share()
         return env
 
     def _map_environment(self) -> lmdb.Environment:

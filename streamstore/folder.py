@@ -171,7 +171,8 @@ class FolderLock:
 
     def release(self) -> None:
         """Close our descriptor. In a forked child this leaves the parent's lock in force."""
-        self._closing()
+        with contextlib.suppress(OSError):  # it is closed all the same, and what was written is synced
+            self._closing()
 
     def _acquire(self, folder: StoreFolder) -> bool:
         """Return whether we are alone; otherwise LMDB's lock of another process is known to stand."""

@@ -170,9 +170,32 @@ def test_an_opening_that_fails_leaves_nothing_locked(
         raise OSError(5, "planted by the test")
 
     monkeypatch.setattr(folder.FolderLock, failing, fail)
-    with pytest.raises(StorageError, match="planted"):
+    with pytest.raises(StorageError, match="planted") as held:
         StreamStore(path)
     monkeypatch.undo()
+    StreamStore(path).close()
+    assert held.tb is not None  # it holds on to all that the opening had open: nothing was closed by the collector
+
+
+def test_a_close_that_fails_at_the_descriptor_has_closed_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux closes a descriptor whatever its close reports, and all that the store wrote was synced before."""
+    path = tmp_path / "store"
+    create(path)
+    close, failing = os.close, False
+
+    def close_and_fail(descriptor: int) -> None:
+        is_data_file = os.readlink(f"/proc/self/fd/{descriptor}") == os.fspath(path / "data.mdb")
+        close(descriptor)
+        if failing and is_data_file:
+            raise OSError(5, "planted by the test")
+
+    monkeypatch.setattr(os, "close", close_and_fail)
+    store = StreamStore(path)
+    failing = True
+    store.close()
+    failing = False
     StreamStore(path).close()
 
 

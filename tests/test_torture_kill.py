@@ -15,7 +15,7 @@ def result_of(part: str, folder: Path, *, cases: int, plant: str | None = None, 
     return run_in_process(task, lambda _done, _total: None)
 
 
-@pytest.mark.parametrize(("part", "cases"), [("kill", 8), ("history", 2), ("real-power-loss", 4)])
+@pytest.mark.parametrize(("part", "cases"), [("kill", 8), ("history", 2), ("real-power-loss", 4), ("io-faults", 40)])
 def test_nothing_is_found_in_a_few_cases(tmp_path: Path, part: str, cases: int) -> None:
     result = result_of(part, tmp_path, cases=cases)
     if result.skipped:

@@ -41,4 +41,5 @@ ALARMS: Final[tuple[Alarm, ...]] = (
     Alarm("no-sync-of-names", "recovery", Amount(cases=2_000)),
     Alarm("walk-on-open", "recovery-time", Amount(cases=1)),
     Alarm("any-partition-key", "malformed", Amount(cases=20_000)),
+    Alarm("swallowed-commit-error", "io-faults", Amount(cases=200)),
 )

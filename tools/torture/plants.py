@@ -11,7 +11,7 @@ import lmdb
 from streamstore import disk_format
 from streamstore.consumer import Checkpoint, ConsumerPlace, StreamConsumer
 from streamstore.disk_format import record_key
-from streamstore.engine import ReadTransaction, WriteTransaction
+from streamstore.engine import Engine, ReadTransaction, WriteTransaction
 from streamstore.errors import StreamStoreError
 from streamstore.folder import FolderLock, StoreFolder
 from streamstore.idempotency import StreamKeys
@@ -22,6 +22,7 @@ from streamstore.streams import KnownShard, load_counter
 from streamstore.writer import WaitingRequest, Writer
 
 T = TypeVar("T")
+Commit = Callable[[Engine, object, object], None]
 
 
 class OpenShard(Protocol):
@@ -51,6 +52,7 @@ NAMES: Final = (
     "errors-not-translated",
     "walk-on-open",
     "any-partition-key",
+    "swallowed-commit-error",
 )
 
 
@@ -92,6 +94,8 @@ def plant(name: str | None) -> None:
         mock.patch("streamstore.engine._bytes_needed", return_value=2**62).start()
     elif name == "any-partition-key":
         mock.patch("streamstore.validate.parse_partition_key", str).start()
+    elif name == "swallowed-commit-error":
+        mock.patch.object(Engine, "_commit", _commit_and_swallow()).start()
 
 
 def _open_environments(**flags: bool) -> None:
@@ -147,6 +151,16 @@ def _cache_counters() -> None:
     mock.patch("streamstore.shards.load_counter", load).start()
     mock.patch.object(ShardAppender, "_save_counter", save).start()
     mock.patch.object(ShardAppender, "_check_counter").start()  # which would refuse it
+
+
+def _commit_and_swallow() -> Commit:
+    commit = cast(Commit, vars(Engine)["_commit"])
+
+    def commit_quietly(engine: Engine, transaction: object, evidence: object) -> None:
+        with contextlib.suppress(Exception):
+            commit(engine, transaction, evidence)
+
+    return commit_quietly
 
 
 def _answer_when_applied(writer: Writer, apply: Callable[[ShardAppender], T], *, payload_bytes: int = 0) -> T:

@@ -1,0 +1,101 @@
+"""I/O faults: any call that touches the store fails, once or from then on, in every operation."""
+
+import errno
+from typing import Final, NamedTuple
+
+from tools.torture import calls
+from tools.torture.calls import FOR_EVER, Calls, lacks_gcc
+from tools.torture.operations import OPERATIONS, Operation
+from tools.torture.part import Amount, Ordeal, Part
+from tools.torture.trials import Places, Trials, in_child, spread
+from tools.torture.truth import Fault
+
+__all__ = ["PART"]
+
+
+class _Kind(NamedTuple):
+    """How a call fails, and how many do."""
+
+    fault: calls.Fault
+    error: int = errno.EIO
+    times: int = 1
+
+
+KINDS: Final = {
+    "EIO": _Kind(calls.Fault.REFUSED),
+    "ENOSPC": _Kind(calls.Fault.REFUSED, errno.ENOSPC),
+    "a call cut short": _Kind(calls.Fault.SHORT),
+    "EIO behind the call": _Kind(calls.Fault.FAILED_AFTERWARDS),
+    "EIO twice": _Kind(calls.Fault.REFUSED, times=2),
+    "EIO behind the call twice": _Kind(calls.Fault.FAILED_AFTERWARDS, times=2),
+    "EIO from then on": _Kind(calls.Fault.REFUSED, times=FOR_EVER),
+    "ENOSPC from then on": _Kind(calls.Fault.REFUSED, errno.ENOSPC, FOR_EVER),
+    "calls cut short from then on": _Kind(calls.Fault.SHORT, times=FOR_EVER),
+    "EIO behind the calls from then on": _Kind(calls.Fault.FAILED_AFTERWARDS, times=FOR_EVER),
+}
+
+
+class _FailingCall(Fault):
+    """A call fails, and perhaps those behind it."""
+
+    def __init__(self, library: Calls, kind: _Kind, place: int) -> None:
+        self._library = library
+        self._kind = kind
+        self._place = place
+        self.stays = kind.times == FOR_EVER
+        self.may_hide_outcome = kind.times > 1
+
+    def begin(self) -> None:
+        self._library.arm(self._place, self._kind.fault, error=self._kind.error, times=self._kind.times)
+
+    def end(self) -> None:
+        self._library.disarm()
+
+
+class _Count(Fault):
+    """Counts the calls."""
+
+    def __init__(self, library: Calls) -> None:
+        self._library = library
+        self.count = 0
+
+    def begin(self) -> None:
+        self._library.arm(0, calls.Fault.NONE)
+
+    def end(self) -> None:
+        self.count = self._library.disarm()
+
+
+def _run(ordeal: Ordeal) -> None:
+    library = Calls.in_front()
+    library.watch(ordeal.memory_folder)
+    trials = Trials(ordeal)
+    places: list[Places] = []
+    for operation in OPERATIONS:
+        count = _count(ordeal, trials, operation, library)
+        places += [Places(operation, kind, range(1, count + 1)) for kind in KINDS]
+    ordeal.set("calls", sum(len(each.numbers) for each in places) / len(KINDS))
+    trials.run(spread(ordeal, places), lambda trial: _FailingCall(library, KINDS[trial.kind], trial.place))
+
+
+def _count(ordeal: Ordeal, trials: Trials, operation: Operation, library: Calls) -> int:
+    def count() -> int:
+        fault = _Count(library)
+        trials.make(operation, ordeal.memory_folder / f"count {operation.name}", fault)
+        return fault.count
+
+    return in_child(count)
+
+
+PART: Final = Part(
+    name="io-faults",
+    what=(
+        "Lets any call on the files of a store fail, once or from then on, in every operation: a typed error, a true "
+        "word about what is stored, and a store that goes on when the fault is gone."
+    ),
+    unit="faults",
+    sizes={"ci": Amount(), "release": Amount()},
+    run=_run,
+    lacks=lacks_gcc,
+    needs_calls=True,
+)

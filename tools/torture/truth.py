@@ -1,0 +1,333 @@
+"""What an operation says of itself while something fails, held against what the file holds then."""
+
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, cast
+from unittest import mock
+
+from streamstore import (
+    OutcomeUnknownError,
+    ResourceNotFoundException,
+    StorageError,
+    StoreClosedError,
+    StreamStore,
+    StreamStoreError,
+)
+from streamstore.check import check_store
+from streamstore.engine import Engine, ReadTransaction
+from streamstore.streams import iterate_streams
+from tools.torture.operations import AFTER, BESIDE, SHARD, Operation, Stage, open_store
+
+__all__ = ["Expected", "Fault", "Told", "contradictions", "copy_store", "expect", "make"]
+
+DATA_FILE: Final = "data.mdb"
+MARKS: Final = b"recoveries"
+SECRET: Final = b"secret"  # new in each store
+STORED_NOTE: Final = re.compile(r"The first ([\d,]+) records are stored")
+PUTS_BEHIND: Final = 2
+CALLS_ON: Final = 2
+
+Word = Literal["done", "refused", "unknown"]
+"""What an operation says of itself: it returned; it raised an error by which nothing is changed; neither."""
+Content = Mapping[bytes, tuple[tuple[bytes, bytes], ...]]
+"""The keys and values of each named database."""
+
+
+class Fault:
+    """Something that fails from ``begin`` to ``end``. This one: nothing."""
+
+    stays = False
+    """Whether it goes on failing for a while behind the operation."""
+
+    may_hide_outcome = True
+    """Whether an operation may be unable to find out what became of it."""
+
+    def may_raise(self, error: BaseException) -> bool:
+        """Tell whether a call that it hits may raise this, which is none of the package and tells of no outcome."""
+        del error
+        return False
+
+    def begin(self) -> None:
+        """Called in front of the operation, by its thread."""
+
+    def end(self) -> None:
+        """Called behind it."""
+
+
+class Told(NamedTuple):
+    """What the calls on a store said, while something failed and behind that."""
+
+    word: Word
+    result: str
+    stored_count: int | None
+    """How many records are stored, by the note on the error."""
+    puts_beside: range
+    """How many puts beside it, of another thread or while the fault lasted, may be stored by what was said of them."""
+    puts_behind: int
+    """How many were acknowledged."""
+    problems: tuple[str, ...]
+
+
+class State(NamedTuple):
+    """What a store holds."""
+
+    content: Content
+    """Without the streams that no operation touches."""
+    puts_beside: int
+    puts_behind: int
+
+
+class Expected(NamedTuple):
+    """What an operation does when nothing fails."""
+
+    result: str
+    contents: tuple[Content, ...]
+    """Of the store: before it, and behind each of its commits."""
+
+
+def copy_store(template: Path, path: Path) -> None:
+    path.mkdir()
+    shutil.copyfile(template / DATA_FILE, path / DATA_FILE)
+
+
+def make(operation: Operation, path: Path, fault: Fault, *, beside: bool = False) -> Told:
+    """Make the operation while something fails, go on behind it, and return what all the calls said.
+
+    ``beside``: another thread puts a record at the same time.
+    """
+    stage = Stage(path)
+    call = operation.ready(stage)
+    other = None if stage.store is None or not beside else _Beside(stage.store)
+    result: object = None
+    failure: BaseException | None = None
+    problems: list[str] = []
+    try:
+        try:
+            fault.begin()
+            result = call()
+        finally:
+            if not fault.stays:
+                fault.end()
+    except BaseException as error:
+        failure = error  # held on to, with all that its traceback holds: nothing may wait for that to go
+    words: list[Word] = []
+    if fault.stays:
+        words = [_call_on(stage, fault, problems) for _ in range(CALLS_ON)]
+        fault.end()
+    if other is not None:
+        words.append(other.word(fault, problems))
+    word = _word_of(failure, fault, problems)
+    if word == "unknown" and not fault.may_hide_outcome:
+        problems.append(f"its outcome can be found out, and it raised {failure!r}")
+    return Told(
+        word,
+        repr(result),
+        _stored_count(failure),
+        range(words.count("done"), len(words) - words.count("refused") + 1),
+        _go_on(stage, problems, may_be_closed=operation.closes),
+        tuple(problems),
+    )
+
+
+def _word_of(failure: BaseException | None, fault: Fault, problems: list[str]) -> Word:
+    if failure is None:
+        return "done"
+    if isinstance(failure, OutcomeUnknownError) or fault.may_raise(failure):
+        return "unknown"
+    if isinstance(failure, StreamStoreError):
+        return "refused"
+    problems.append(f"raised {failure!r}")
+    return "unknown"
+
+
+def _stored_count(failure: BaseException | None) -> int | None:
+    for note in getattr(failure, "__notes__", ()):
+        if found := STORED_NOTE.search(note):
+            return int(found[1].replace(",", ""))
+    return None
+
+
+class _Beside:
+    """Another thread, which puts one record."""
+
+    def __init__(self, store: StreamStore) -> None:
+        self._store = store
+        self._returned = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._put, daemon=True)
+        self._thread.start()
+
+    def word(self, fault: Fault, problems: list[str]) -> Word:
+        self._thread.join()
+        return _word_of(self._failure, fault, problems) if self._returned else "unknown"
+
+    def _put(self) -> None:
+        try:
+            _put_beside(self._store)
+        except BaseException as error:
+            self._failure = error
+        self._returned = True
+
+
+def _call_on(stage: Stage, fault: Fault, problems: list[str]) -> Word:
+    """Put and read while the fault lasts: whatever becomes of that is told by an error of the package, and why."""
+    failures: list[BaseException | None] = [None, None]
+    for number, call in enumerate((_put_beside, _read_back)):
+        try:
+            call(stage.store or stage.open())
+        except BaseException as error:
+            failures[number] = error
+            if not str(error):
+                problems.append(f"{type(error).__name__} was raised without a reason")
+    _word_of(failures[1], fault, problems)
+    return _word_of(failures[0], fault, problems)
+
+
+def _put_beside(store: StreamStore) -> None:
+    store.put_record(BESIDE, b"beside", "key")
+
+
+def _read_back(store: StreamStore) -> None:
+    list(store.read(BESIDE, SHARD))
+
+
+def _go_on(stage: Stage, problems: list[str], *, may_be_closed: bool) -> int:
+    """Put, close and open again, now that nothing fails; return how many puts were acknowledged."""
+    acknowledged = 0
+    for number in range(PUTS_BEHIND):
+        try:
+            _put_behind(stage.store or stage.open(), b"after %d" % number)
+            acknowledged += 1
+        except StoreClosedError as error:
+            if not may_be_closed or number > 0:
+                problems.append(f"put {number} behind it raised {error!r}")
+        except BaseException as error:
+            problems.append(f"put {number} behind it raised {error!r}")
+        try:
+            stage.close()
+        except BaseException as error:
+            problems.append(f"closing behind it raised {error!r}")
+        stage.store = None
+    return acknowledged
+
+
+def _put_behind(store: StreamStore, data: bytes) -> None:
+    try:
+        store.put_record(AFTER, data, "key")
+    except ResourceNotFoundException:  # it is a new store
+        store.create_stream(AFTER)
+        store.put_record(AFTER, data, "key")
+
+
+def expect(operation: Operation, template: Path, folder: Path) -> Expected:
+    """Make the operation while nothing fails, and remember each state that it leads through."""
+    folder.mkdir()
+    told = _make_faultless(operation, template, folder / "once", Fault())
+    assert told.word == "done", told
+    path = folder / "again"
+    snapshots = _Snapshots(path, folder)
+    _make_faultless(operation._replace(ready=operation.commits or operation.ready), template, path, snapshots)
+    contents = [_state_of(snapshot).content for snapshot in snapshots.taken]
+    return Expected(told.result, (*contents, _state_of(path).content))
+
+
+def _make_faultless(operation: Operation, template: Path, path: Path, fault: Fault) -> Told:
+    if not operation.is_new:
+        copy_store(template, path)
+    told = make(operation, path, fault)
+    assert not told.problems, told
+    return told
+
+
+class _Snapshots(Fault):
+    """Keeps copies of the store: before the first commit, and behind each."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.taken: list[Path] = []
+        self._path = path
+        self._folder = folder
+        commit = cast(Callable[[Engine, object, object], None], vars(Engine)["_commit"])
+
+        def commit_and_copy(engine: Engine, transaction: object, evidence: object) -> None:
+            commit(engine, transaction, evidence)
+            self._take()
+
+        self._patch = mock.patch.object(Engine, "_commit", commit_and_copy)
+
+    def begin(self) -> None:
+        if self._path.exists():
+            self._take()
+        self._patch.start()
+
+    def end(self) -> None:
+        self._patch.stop()
+
+    def _take(self) -> None:
+        snapshot = self._folder / f"snapshot {len(self.taken)}"
+        copy_store(self._path, snapshot)
+        self.taken.append(snapshot)
+
+
+def contradictions(told: Told, operation: Operation, path: Path, expected: Expected) -> Iterator[str]:
+    """Yield everything that was said and is not so. To be asked in another process than that which said it."""
+    yield from told.problems
+    try:
+        yield from check_store(path)
+        state = _state_of(path)
+    except StorageError as error:
+        yield f"the store cannot be opened: {error!r}"
+        return
+    yield from _untruths(told, operation, state.content, expected)
+    if state.puts_behind != told.puts_behind:
+        yield f"{told.puts_behind} of the puts behind it were acknowledged, {state.puts_behind} are stored"
+    if state.puts_beside not in told.puts_beside:
+        yield f"of the puts beside it {told.puts_beside} are said to be stored, and {state.puts_beside} are"
+
+
+def _untruths(told: Told, operation: Operation, content: Content, expected: Expected) -> Iterator[str]:
+    if told.word == "done":
+        if content != expected.contents[-1]:
+            yield f"it returned, and is not stored: {_difference(content, expected.contents[-1])}"
+        if told.result != expected.result:
+            yield f"it returned {told.result}, and should have {expected.result}"
+        return
+    may_be_half_done = told.word == "unknown" or operation.commits is not None
+    allowed = expected.contents if may_be_half_done else expected.contents[:1]
+    if content not in allowed:
+        yield f"it was {told.word}, and the store is changed: {_difference(content, expected.contents[0])}"
+    elif told.word == "refused" and told.stored_count is not None and content != allowed[told.stored_count]:
+        yield f"{told.stored_count} records are told to be stored, and others are: {_difference(content, allowed[0])}"
+
+
+def _difference(found: Content, wanted: Content) -> str:
+    names = sorted({*found, *wanted})
+    return ", ".join(os.fsdecode(name) for name in names if found.get(name) != wanted.get(name))
+
+
+def _state_of(path: Path) -> State:
+    with open_store(path, read_only=True) as store:
+        engine = vars(store)["_engine"]
+        assert isinstance(engine, Engine)
+        names = store.list_streams().stream_names
+        counts = {name: sum(1 for _ in store.read(name, SHARD)) if name in names else 0 for name in (AFTER, BESIDE)}
+        return State(engine.read(_content), puts_beside=counts[BESIDE], puts_behind=counts[AFTER])
+
+
+def _content(transaction: ReadTransaction) -> Content:
+    aside = [stream.number for stream in iterate_streams(transaction, "") if stream.name in (AFTER, BESIDE)]
+    hidden_keys = (SECRET, AFTER.encode(), BESIDE.encode())
+    hidden_prefixes = tuple(number.to_bytes(4, "big") for number in aside)
+    hidden_databases = (MARKS, *(b"records/%d/" % number for number in aside))
+    return {
+        name: tuple(
+            (key, value)
+            for key, value in transaction.items_from(name, b"")
+            if key not in hidden_keys and not (name == b"counters" and key.startswith(hidden_prefixes))
+        )
+        for name in transaction.databases()
+        if not name.startswith(hidden_databases)
+    }
