@@ -27,6 +27,7 @@ __all__ = [
     "arguments_of",
     "hostile_bytes",
     "hostile_value",
+    "sound_value",
 ]
 
 NOW_MS: Final = 1_700_000_000_000
@@ -41,7 +42,11 @@ LEFT_OUT: Final = {
     "observe_commits": "takes a function of the caller, called on the writer thread",
     "stream_arn": "takes a name that was validated",
     "of": "takes a store",
-    "opened": "opens one",
+}
+NEEDED_ALL_THE_SAME: Final = {  # of arguments each of which may be left out, if another one is given
+    "list_shards": ("stream_name",),
+    "describe_stream_consumer": ("stream_name", "consumer_name"),
+    "deregister_stream_consumer": ("stream_name", "consumer_name"),
 }
 TRUSTED: Final = {"on_stored"}  # functions of the caller
 
@@ -49,6 +54,7 @@ TRUSTED: Final = {"on_stored"}  # functions of the caller
 SOUND: Final[dict[str, object]] = {
     "stream_name": "s",
     "consumer_name": "c",
+    "consumer_arn": "s/consumer/c:1700000000",
     "data": b"data",
     "partition_key": "key",
     "explicit_hash_key": None,
@@ -57,7 +63,6 @@ SOUND: Final[dict[str, object]] = {
     "records": [(b"data", "key")],
     "tags": {"key": "value"},
     "tag_keys": ["key"],
-    "retention_period_hours": 12,
     "shard_id": "shard-000000",
     "shard_iterator_type": "TRIM_HORIZON",
     "shard_to_merge": "shard-000000",
@@ -71,6 +76,15 @@ SOUND: Final[dict[str, object]] = {
     "target_shard_count": 3,
     "stream_mode": "PROVISIONED",
     # Of the functions that parse.
+    "value": "s",
+    "entry": (b"data", "key"),
+    "key": b"",
+    "database": b"",
+    "shard_count": 1,
+    "retention_hours": 12,
+    "write_quota_kb_per_sec": 128,
+    "read_quota": None,
+    "idempotency_window_seconds": 300,
     "argument": "argument",
     "first": 1,
     "last": 10,
@@ -222,21 +236,23 @@ def arguments_of(call: Call, dice: random.Random, tokens: tuple[str, ...]) -> di
     wrong = {name for name in call.untrusted if dice.random() < 0.3} or {
         *dice.sample(call.untrusted, min(1, len(call.untrusted)))
     }
-    arguments: dict[str, object] = {}
-    for name in sorted({*call.needed, *wrong}):
-        if name == "dialect":
-            arguments[name] = dice.choice((YANDEX, AWS))
-        elif name == "kind":
-            arguments[name] = dice.choice(("LATEST", "AT_TIMESTAMP", "AT_SEQUENCE_NUMBER", "TRIM_HORIZON"))
-        elif name in wrong:
-            arguments[name] = hostile_value(dice, SOUND.get(name), tokens)
-        elif name in ("shard_iterator", "token", "next_token"):
-            arguments[name] = dice.choice(tokens)
-        elif name == "consumer_arn":
-            arguments[name] = "s/consumer/c:1700000000"
-        else:
-            arguments[name] = SOUND.get(name, "s")
-    return arguments
+    return {
+        name: hostile_value(dice, SOUND.get(name), tokens) if name in wrong else sound_value(name, dice, tokens)
+        for name in sorted({*call.needed, *wrong})
+    }
+
+
+def sound_value(name: str, dice: random.Random, tokens: tuple[str, ...]) -> object:
+    """Return a value that an argument of this name may have."""
+    if name == "dialect":
+        return dice.choice((YANDEX, AWS))
+    if name == "kind":
+        return dice.choice(("LATEST", "AT_TIMESTAMP", "AT_SEQUENCE_NUMBER", "TRIM_HORIZON"))
+    if name == "retention_period_hours":
+        return dice.choice((6, 24))  # less than the stream has, or more
+    if name in ("shard_iterator", "token", "next_token"):
+        return dice.choice(tokens)
+    return SOUND[name]
 
 
 def _calls_of(owner: type) -> list[Call]:
@@ -246,7 +262,7 @@ def _calls_of(owner: type) -> list[Call]:
             parameters = list(inspect.signature(function).parameters.values())[1:]
             untrusted = tuple(each.name for each in parameters if each.name not in TRUSTED)
             needed = tuple(each.name for each in parameters if each.default is each.empty)
-            found.append(Call(name, function, untrusted, needed))
+            found.append(Call(name, function, untrusted, needed + NEEDED_ALL_THE_SAME.get(name, ())))
     return found
 
 

@@ -16,7 +16,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["Disk", "Format", "MountError", "lacks_disks", "own_mounts"]
+__all__ = ["Disk", "Format", "MountError", "lacks_disks"]
 
 CLONE_NEWNS: Final = 0x00020000
 FS_IOC_SHUTDOWN: Final = 0x8004587D
@@ -94,15 +94,6 @@ class Disk:
         return None if result.returncode <= REPAIRED else result.stdout[-500:]
 
 
-def own_mounts() -> None:
-    """Give this process mounts of its own, which end with it and which nobody else sees."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNS) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    _run("mount", "--make-rprivate", "/")
-
-
 def lacks_disks() -> str | None:
     """Return what the machine lacks for them, or None. In a process of its own: it tries it."""
     if os.geteuid() != 0:
@@ -112,11 +103,20 @@ def lacks_disks() -> str | None:
             return program
     with tempfile.TemporaryDirectory(prefix="streamstore-disk-") as folder:
         try:
-            own_mounts()
+            _own_mounts()
             with Disk(Path(folder), PROBE_BYTES, Format("probe", "^has_journal")).mounted():
                 return None
         except (OSError, MountError):
             return "loop mounts"
+
+
+def _own_mounts() -> None:
+    """Give this process mounts of its own, which end with it and which nobody else sees."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    _run("mount", "--make-rprivate", "/")
 
 
 def _run(*words: str | Path) -> None:

@@ -18,7 +18,6 @@ from streamstore.disk_format import DamagedValueError, RecordFormat, record_key
 from streamstore.engine import Engine
 from streamstore.feed import Feed
 from streamstore.model import StreamNumber
-from tools.torture.forks import Death, look_in_children
 from tools.torture.malformed import (
     CALLS,
     NOW_MS,
@@ -31,6 +30,7 @@ from tools.torture.malformed import (
 )
 from tools.torture.part import Amount, Ordeal, Part
 from tools.torture.plants import plant
+from tools.torture.worker import Ended, Worker
 
 __all__ = ["PART"]
 
@@ -82,11 +82,11 @@ def run(ordeal: Ordeal) -> None:
             return _parse(dice, stores)
         return _call(dice, stores)
 
-    cases = ordeal.cases()
-    while batch := list(islice(cases, CASES_PER_CHILD)):
-        for case, told in look_in_children(batch, look):
-            if isinstance(told, Death):
-                ordeal.found(case, f"The process was {told.sentence}.")
+    with Worker(look, cases_of_one_child=CASES_PER_CHILD) as worker:
+        for case in ordeal.cases():
+            told = worker.do(case)
+            if isinstance(told, Ended):
+                ordeal.found(case, told.sentence)
             elif told in ("refused", "accepted"):
                 ordeal.add(told)
             else:
@@ -178,7 +178,7 @@ def _fill(path: Path) -> tuple[str, ...]:
     """Make a store with a stream of three shards, and return a token of each kind."""
     with StreamStore(path, sync="off", clock=lambda: NOW_MS) as store:
         for name in ("s", "t"):
-            store.create_stream(name, shard_count=3, tags={"key": "value"})
+            store.create_stream(name, shard_count=3, retention_hours=12, tags={"key": "value"})
             store.put_records(name, [(b"data", f"key {number}") for number in range(10)])
         for name in ("c", "d"):
             store.register_stream_consumer("s", name)
