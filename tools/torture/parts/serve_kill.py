@@ -133,7 +133,7 @@ def run(ordeal: Ordeal) -> None:
     case = next(cases, None)
     while case is not None:
         with Survivor(ordeal.folder, ordeal.plant, ordeal) as survivor:
-            problems: list[str] = []
+            problems, ended = list[str](), case
             while case is not None and not problems:
                 ended = case
                 problems = survivor.kill_the_server(ordeal.dice(case))
