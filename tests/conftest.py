@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-import streamstore.engine
+import streamstore.library
 from streamstore import DialectName, StreamStore
 from streamstore.check import check_store
 
@@ -23,7 +23,7 @@ settings.register_profile("fast", settings.get_profile("daily"), max_examples=20
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "daily"))
 
 if lmdb_version := os.environ.get("STREAMSTORE_TEST_LMDB"):
-    streamstore.engine.__dict__["LMDB_LIB_VERSION"] = int(lmdb_version)
+    streamstore.library.__dict__["LMDB_LIB_VERSION"] = int(lmdb_version)
 
 
 class Clock:

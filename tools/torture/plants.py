@@ -11,7 +11,7 @@ import lmdb
 from streamstore import disk_format
 from streamstore.consumer import Checkpoint, ConsumerPlace, StreamConsumer
 from streamstore.disk_format import record_key
-from streamstore.engine import Engine, ReadTransaction, WriteTransaction
+from streamstore.engine import Engine
 from streamstore.errors import StreamStoreError
 from streamstore.folder import FolderLock, StoreFolder
 from streamstore.idempotency import StreamKeys
@@ -19,6 +19,7 @@ from streamstore.model import EntryLike, PutRecordsResult, ShardCounter, StoredS
 from streamstore.retention import trim_shard
 from streamstore.shards import PutOutcome, ShardAppender, result_of_put_records
 from streamstore.streams import KnownShard, load_counter
+from streamstore.transaction import ReadTransaction, WriteTransaction
 from streamstore.writer import WaitingRequest, Writer
 
 T = TypeVar("T")
