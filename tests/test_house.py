@@ -164,7 +164,18 @@ MAY_READ_CLOCKS = {
 
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 TOP_LEVEL = {"pyproject.toml", "README.md", "streamstore", "tests", "benchmarks", "tools"}
-TEST_SUPPORT = {"__init__", "conftest", "reference", "damage", "children", "commits", "interrupts", "signing", "wire"}
+TEST_SUPPORT = {
+    "__init__",
+    "conftest",
+    "reference",
+    "damage",
+    "children",
+    "commits",
+    "interrupts",
+    "signing",
+    "wire",
+    "wire_fuzz",
+}
 
 Source = tuple[str, ast.Module, str]
 
