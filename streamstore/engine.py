@@ -11,9 +11,9 @@ It knows named databases, keys and values, never streams or records. What it gua
 """
 
 import contextlib
-import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -31,10 +31,11 @@ from streamstore.errors import (
     StoreFullError,
     StoreNotFoundError,
 )
-from streamstore.folder import LOCK_FILE_BYTES, FolderLock, StoreFolder, preallocate
+from streamstore.folder import LOCK_FILE_BYTES, OUT_OF_SPACE, FolderLock, StoreFolder, preallocate
 from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MIN
 from streamstore.model import StorageInfo, SyncMode
 from streamstore.process import NESTED_CALL, ReaderGate, open_engines
+from streamstore.room import GROWTH_AHEAD_BYTES, FileRoom, Need
 
 __all__ = [
     "Engine",
@@ -56,14 +57,13 @@ RECOVERY_DATABASE: Final = b"recoveries"
 RECOVERY_KEY: Final = b"last"
 CHANGE_KEY: Final = b"change"
 CHANGE_MARK_BYTES: Final = 16
+PAGE_VALUE_BYTES: Final = 3_000  # more than shares a page, and no more than one page takes
 VERIFY_ATTEMPTS: Final = 3
 
-# How the file grows under small commits: looked at after so many, kept so far ahead of the data.
-GROWTH_LOOK_COMMITS: Final = 8
-GROWTH_AHEAD_BYTES: Final = 512 * 1024
-GROWTH_AHEAD_BYTES_MIN: Final = 128 * 1024
+# On a full disk: how long the writer waits for reads to end, and how often it looks.
+OLDER_READERS_S_MAX: Final = 0.5
+OLDER_READERS_LOOK_S: Final = 0.002
 
-_OUT_OF_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MACHINE_ERRORS: Final = (lmdb.Error, OSError, MemoryError)
 
 
@@ -200,7 +200,7 @@ class ObservedTransaction(ReadTransaction):
 class WriteTransaction(ReadTransaction):
     """The one write transaction. Nothing of it is in the file until ``Engine.write`` returns."""
 
-    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "evidence", "freed_pages")
+    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "evidence", "need")
 
     def __init__(self, engine: "Engine", env: lmdb.Environment, transaction: "lmdb.Transaction[bytes]") -> None:
         super().__init__(transaction, engine.handles)
@@ -209,33 +209,35 @@ class WriteTransaction(ReadTransaction):
         self._opened: dict[bytes, lmdb._Database] = {}
         self._exclusive: contextlib.ExitStack | None = None
         self.evidence: _Evidence | None = None
-        self.freed_pages = False
+        self.need = Need()
 
     def put(self, database: bytes, key: bytes, value: bytes) -> None:
         self._transaction.put(key, value, db=self._created(database))
+        self.need.put(value)
         self.evidence = _Evidence(database, key, value)
 
     def delete(self, database: bytes, key: bytes) -> None:
         handle = self._handle(database)
         if handle is not None:
+            self.need.delete()
             self._transaction.delete(key, db=handle)
             self.evidence = _Evidence(database, key, None)
-            self.freed_pages = True
 
     def delete_before(self, database: bytes, key: bytes, *, start: bytes = b"") -> None:
         """Delete every key at or after ``start`` and in front of ``key``."""
         handle = self._handle(database)
         if handle is not None:
+            self.need.delete()
             with self._transaction.cursor(handle) as cursor:
                 found = cursor.set_range(start)
                 while found and cursor.key() < key:
                     cursor.delete()
                     found = cursor.key() != b""  # it stands on the next key, or behind the last
-            self.freed_pages = True
 
     def put_all(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
         with self._transaction.cursor(self._created(database)) as cursor:
             cursor.putmulti(items)
+        self.need.put_all(items)
         self.evidence = _Evidence(database, *items[-1])
 
     def commit_anyway(self) -> None:
@@ -250,6 +252,12 @@ class WriteTransaction(ReadTransaction):
         """Make a change that no other transaction makes."""
         self.put(RECOVERY_DATABASE, CHANGE_KEY, os.urandom(CHANGE_MARK_BYTES))
 
+    def take_pages(self, count: int) -> None:
+        """Take so many pages. The transaction must be given up behind it."""
+        value = bytes(PAGE_VALUE_BYTES)
+        for number in range(count):
+            self.put(RECOVERY_DATABASE, b"page %d" % number, value)
+
     def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
         """Add items whose keys are greater than all in the database, in rising order."""
         handle = self._created(database)
@@ -263,6 +271,7 @@ class WriteTransaction(ReadTransaction):
             raise StoreFormatError(
                 f"{database.decode()} already holds a key of those to append: its counter is behind its records."
             )
+        self.need.append(items)
         self.evidence = _Evidence(database, last_key, last_value, is_new_key=True)
 
     def drop(self, database: bytes) -> None:
@@ -279,7 +288,7 @@ class WriteTransaction(ReadTransaction):
             self._engine.handles.pop(database, None)
             self._opened.pop(database, None)
             self._transaction.drop(handle)
-            self.freed_pages = True
+            self.need.delete()
 
     def keep_handles(self) -> None:
         """After the commit: the handles that this transaction opened are good for the others."""
@@ -328,8 +337,10 @@ class Engine:
         self._closed = False
         self._failure: BaseException | None = None
         self._writing_ident: int | None = None
-        self._commits_until_look = GROWTH_LOOK_COMMITS
-        self._data_bytes_seen = 0
+        self._map_bytes_unlimited: int | None = None  # set while the map ends where the file does
+        self._need = Need()  # of the newest transaction
+        self._ripe_commit: int | None = None
+        self._awaited_commit: int | None = None
         self._disk_is_sure = False
         self._write_lock = threading.RLock()  # a signal handler may fork while its thread writes
         self._readers = ReaderGate()
@@ -342,6 +353,7 @@ class Engine:
                 self._folder.refuse_network_filesystem()
             with open_engines.opening(self, self._folder):
                 self._lock = FolderLock(self._folder, writable=not read_only)
+                self._room = FileRoom(self._lock)
                 try:
                     self._env = self._open_environment()
                 except BaseException:
@@ -398,7 +410,12 @@ class Engine:
                     raise RepairNeededError(self._recover)
                 return self._transact(apply)
             except lmdb.MapFullError:
-                raise RepairNeededError(self._grow_map) from None
+                mend = self._grow_map if self._map_bytes_unlimited is None else self._find_room
+                raise RepairNeededError(mend) from None
+            except StoreFullError:
+                if self._map_bytes_unlimited is None:
+                    raise
+                raise RepairNeededError(self._find_room) from None
             except lmdb.MapResizedError:
                 raise RepairNeededError(self._adopt_map) from None
             except lmdb.DbsFullError:
@@ -508,28 +525,53 @@ class Engine:
             self._lock.release()
 
     def _transact(self, apply: Callable[[WriteTransaction], T]) -> T:
-        env = self._env
-        lmdb_transaction = env.begin(write=True)
-        try:
-            self._make_disk_sure()
-            transaction = WriteTransaction(self, env, lmdb_transaction)
+        proven_commit = -1
+        while True:
+            env = self._env
+            lmdb_transaction = env.begin(write=True)
             try:
-                result = apply(transaction)
-                if transaction.evidence is not None:
-                    if self._may_have_been_so(transaction.evidence):
-                        transaction.mark()
-                    self._grow_file_ahead()
-                    self._commit(lmdb_transaction, transaction.evidence)
-                    # Finding out an outcome may have reopened the environment, which ended the handles of the old one.
-                    if env is self._env:
-                        transaction.keep_handles()
+                self._make_disk_sure()
+                transaction = WriteTransaction(self, env, lmdb_transaction)
+                self._need = transaction.need
+                try:
+                    result = apply(transaction)
+                    if transaction.evidence is not None:
+                        if self._may_have_been_so(transaction.evidence):
+                            transaction.mark()
+                        if self._keep_reserve(transaction, lmdb_transaction, proven_commit):
+                            proven_commit = lmdb_transaction.id()
+                            continue  # without the pages that the proof took
+                        self._commit(lmdb_transaction, transaction.evidence)
+                        # Finding out an outcome may have reopened the environment, which ended the old one's handles.
+                        if env is self._env:
+                            transaction.keep_handles()
+                finally:
+                    transaction.let_readers_in()
             finally:
-                transaction.let_readers_in()
-        finally:
-            lmdb_transaction.abort()  # does nothing after a commit
-        if transaction.freed_pages:
-            self._keep_file_whole()
-        return result
+                lmdb_transaction.abort()  # does nothing after a commit
+            if transaction.need.frees:
+                self._keep_file_whole()
+            return result
+
+    def _keep_reserve(
+        self, transaction: WriteTransaction, lmdb_transaction: "lmdb.Transaction[bytes]", proven_commit: int
+    ) -> bool:
+        """Keep pages for those who free some. True: proven for this commit, which must be made again.
+
+        While the disk has room, the file is made longer than the commit needs. While it has none, the map ends with
+        the file, and LMDB itself must find the pages of the reserve beside those of the commit: no one else knows
+        which of the free ones it may use already.
+        """
+        number = lmdb_transaction.id()
+        if self._map_bytes_unlimited is None:
+            if not self._room.make(transaction.need, number, partial(_bytes_needed, self._env)):
+                raise RepairNeededError(self._limit_map)
+            return False
+        reserve_pages = transaction.need.reserve_pages()
+        if reserve_pages == 0 or number == proven_commit:
+            return False
+        transaction.take_pages(reserve_pages)
+        return True
 
     def _may_have_been_so(self, evidence: _Evidence) -> bool:
         """Tell whether the file may hold the evidence without the transaction: changes can undo each other."""
@@ -569,9 +611,9 @@ class Engine:
     def _refuse_full(self, error: BaseException) -> None:
         """Tell a full disk from a broken one: LMDB calls a write that was cut short an input/output error."""
         try:
-            self._lock.extend_data_file(self._lock.data_file_bytes() + 1)
+            self._lock.extend_data_file(_bytes_needed(self._env) + max(self._need.bytes(), GROWTH_AHEAD_BYTES))
         except OSError as full:
-            if full.errno in _OUT_OF_SPACE:
+            if full.errno in OUT_OF_SPACE:
                 raise translate(full, "write") from error
 
     def _find_out_stored(self, evidence: _Evidence, error: BaseException) -> bool:
@@ -617,11 +659,12 @@ class Engine:
         self._reopen()
         with self._env.begin(write=True) as transaction:
             self._make_disk_sure()
-            transaction.put(RECOVERY_KEY, str(transaction.id()).encode(), db=self._recovery_handle(transaction))
+            self._mark_recovery(transaction)
         self._failure = None
 
-    def _recovery_handle(self, transaction: "lmdb.Transaction[bytes]") -> "lmdb._Database":
-        return self._env.open_db(RECOVERY_DATABASE, txn=transaction)
+    def _mark_recovery(self, transaction: "lmdb.Transaction[bytes]") -> None:
+        handle = self._env.open_db(RECOVERY_DATABASE, txn=transaction)
+        transaction.put(RECOVERY_KEY, str(transaction.id()).encode(), db=handle)
 
     def _reopen(self) -> None:
         with self._readers.none():
@@ -638,6 +681,7 @@ class Engine:
             self._folder.sync_names()
             preallocate(self._folder.lock_path, LOCK_FILE_BYTES)
         env = self._map_environment()
+        self._map_bytes_unlimited = None
         try:
             # A killed process may have left commits in the page cache only. Nobody may see them before they last.
             can_write = self._lock.alone and not self._read_only
@@ -694,24 +738,6 @@ class Engine:
                     f"{self._folder.data_path} is damaged or truncated ({problems[0]}); restore it from a copy."
                 )
 
-    def _grow_file_ahead(self) -> None:
-        """Now and then write zeros behind the data, so that small commits find blocks there.
-
-        A commit that must lengthen the file waits for the journal of the filesystem too. Belongs into the write
-        transaction: then no other process is about to put data where the zeros go.
-        """
-        self._commits_until_look -= 1
-        if self._commits_until_look > 0:
-            return
-        self._commits_until_look = GROWTH_LOOK_COMMITS
-        with contextlib.suppress(*_MACHINE_ERRORS):  # a commit that needs the space will say so
-            data_bytes = _bytes_needed(self._env)
-            grown_bytes = data_bytes - self._data_bytes_seen
-            self._data_bytes_seen = data_bytes
-            ahead_bytes = self._lock.data_file_bytes() - data_bytes
-            if ahead_bytes < GROWTH_AHEAD_BYTES_MIN and grown_bytes < GROWTH_AHEAD_BYTES:
-                self._lock.append_zeros(GROWTH_AHEAD_BYTES)
-
     def _keep_file_whole(self) -> None:
         """Give the file its last page if the commit left it short, so that the next opening need not walk it."""
         with contextlib.suppress(*_MACHINE_ERRORS):  # only a convenience: a short file opens too
@@ -764,7 +790,9 @@ class Engine:
 
     def _grow_map(self) -> None:
         """Double the map. Nothing was stored by the transaction that found it full."""
-        map_bytes = 2 * self._env.info()["map_size"]
+        self._resize_map(2 * self._env.info()["map_size"])
+
+    def _resize_map(self, map_bytes: int) -> None:
         try:
             with self._readers.none():
                 self._env.set_mapsize(map_bytes)
@@ -778,6 +806,60 @@ class Engine:
     def _adopt_map(self) -> None:
         with self._readers.none():
             self._env.set_mapsize(0)
+        self._map_bytes_unlimited = None
+
+    def _limit_map(self) -> None:
+        """On a full disk: let the map end with the file, so that LMDB itself says which commit finds no page."""
+        page_bytes, map_bytes = self._env.stat()["psize"], self._env.info()["map_size"]
+        # LMDB never uses the last page of a map.
+        self._resize_map((self._lock.data_file_bytes() // page_bytes + 1) * page_bytes)
+        self._map_bytes_unlimited = map_bytes
+
+    def _find_room(self) -> None:
+        """Behind a commit that found no page: make room for it, or refuse it."""
+        try:
+            writing = self._env.begin(write=True)
+        except lmdb.MapResizedError:  # another process has found some
+            self._adopt_map()
+            return
+        try:
+            is_longer = self._room.find(_bytes_needed(self._env))
+        finally:
+            writing.abort()
+        if is_longer and self._map_bytes_unlimited is not None:
+            self._resize_map(self._map_bytes_unlimited)
+            self._map_bytes_unlimited = None
+        elif self._ripe_commit != (commit := self._env.info()["last_txnid"]):
+            self._ripen_free_pages()
+        elif self._need.reserve_pages() == 0 and self._awaited_commit != commit and self._has_older_readers(commit):
+            self._awaited_commit = commit
+            self._await_older_readers(commit)
+        elif not is_longer:
+            raise StoreFullError(
+                "No space left to write (the disk is full; nothing was stored or changed). Free some, or trim what has "
+                "expired, and call again."
+            )
+
+    def _await_older_readers(self, commit: int) -> None:
+        """Give reads that are under way, in any process, a moment to end: what they see cannot be used again."""
+        deadline_s = time.monotonic() + OLDER_READERS_S_MAX
+        while self._has_older_readers(commit) and time.monotonic() < deadline_s:
+            time.sleep(OLDER_READERS_LOOK_S)
+
+    def _has_older_readers(self, commit: int) -> bool:
+        """Tell whether a read transaction sees less than this commit."""
+        numbers = [line.split()[-1] for line in self._env.readers().splitlines()[1:]]
+        return any(number != "-" and int(number) < commit for number in numbers)
+
+    def _ripen_free_pages(self) -> None:
+        """Commit next to nothing: what a commit freed, LMDB uses two commits later, and no other gets through."""
+        try:
+            with self._env.begin(write=True) as transaction:
+                self._make_disk_sure()
+                self._mark_recovery(transaction)
+        except _MACHINE_ERRORS:
+            self._disk_is_sure = False  # whatever it is, the next commit meets it too
+        self._ripe_commit = self._env.info()["last_txnid"]
 
     def _refuse_nested_write(self, ident: int) -> None:
         if self._writing_ident == ident:
@@ -800,7 +882,7 @@ def translate(error: BaseException, doing: str) -> StorageError:
     """Return the error of this package for one of LMDB or of the machine: the only place that does so."""
     reason = f"{error}; nothing was stored or changed"
     code = getattr(error, "errno", None) or getattr(error, "code", None)
-    if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)) or code in _OUT_OF_SPACE:
+    if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)) or code in OUT_OF_SPACE:
         return StoreFullError(f"No space left to {doing} ({reason}). Free some and call again.")
     if isinstance(error, FileNotFoundError):
         return StoreNotFoundError(f"Cannot {doing}: {reason}.")

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "streamstore"
 
 FOUNDATIONS = {"errors", "limits", "dialect", "model"}
 PURE_RULES = {"validate", "routing", "iterator", "shard_filter", "read_quota"}
-ENGINE_ROOMS = {"engine", "folder", "process"}  # one environment, its folder, and its place in the process
+ENGINE_ROOMS = {"engine", "folder", "process", "room"}  # one environment, its folder, file and place in the process
 IN_A_TRANSACTION = {
     "checkpoints",
     "consumers",
@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "engine": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "folder": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "process": {"errors", "limits", "model"} | ENGINE_ROOMS,
+    "room": {"folder"},
     "consumers": FOUNDATIONS | {"disk_format", "engine"},
     "idempotency": FOUNDATIONS | {"disk_format", "engine"},
     "losses": FOUNDATIONS | {"disk_format", "engine"},
@@ -149,6 +150,7 @@ CLOCKS = {
 }
 MAY_READ_CLOCKS = {
     "opened": {"time.time_ns", "time.perf_counter"},  # the clock of the service, and how long its commits take
+    "engine": {"time.monotonic"},  # how long to wait for reads to end, on a full disk
     "folder": {"time.monotonic"},  # how long to wait for another process to open or leave
     "authorization": {"datetime.now"},  # when a signature is too old
     "serve": {"time.perf_counter"},  # how long an answer takes
