@@ -11,7 +11,6 @@ from itertools import islice
 from typing import Literal
 
 from streamstore.consumers import count_consumers
-from streamstore.engine import ReadTransaction, WriteTransaction
 from streamstore.errors import InvalidArgumentException, ResourceNotFoundException
 from streamstore.idempotency import forget_expired_keys
 from streamstore.iterator import (
@@ -76,6 +75,7 @@ from streamstore.streams import (
     save_counter,
     shard_index_of,
 )
+from streamstore.transaction import ReadTransaction, WriteTransaction
 from streamstore.validate import (
     parse_bool,
     parse_exclusive_start,

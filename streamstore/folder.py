@@ -12,7 +12,6 @@ alone joins only when LMDB's own lock still stands.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
@@ -34,7 +33,6 @@ from streamstore.errors import (
 
 __all__ = [
     "NETWORK_FILESYSTEMS",
-    "OUT_OF_SPACE",
     "FolderLock",
     "StoreFolder",
     "filesystem_of",
@@ -60,7 +58,6 @@ NETWORK_FILESYSTEMS: Final = frozenset({
     "smb2", "smb3", "smbfs", "virtiofs",
 })
 # fmt: on
-OUT_OF_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FLOCK_LAYOUT: Final = "hhqqi"  # struct flock on Linux: type, whence, start, length, pid
 
 

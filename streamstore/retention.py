@@ -7,12 +7,12 @@ any more when they go: reading has its own horizon, which is exact.
 from collections.abc import Callable
 
 from streamstore.disk_format import record_key
-from streamstore.engine import WriteTransaction
 from streamstore.errors import StoreFullError
 from streamstore.losses import delete_losses
 from streamstore.model import ShardCounter
 from streamstore.reading import ShardReader
 from streamstore.streams import KnownShard
+from streamstore.transaction import WriteTransaction
 
 __all__ = ["in_bites", "trim_shard"]
 

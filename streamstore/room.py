@@ -11,7 +11,8 @@ import mmap
 from collections.abc import Callable
 from typing import Final
 
-from streamstore.folder import OUT_OF_SPACE, FolderLock
+from streamstore.folder import FolderLock
+from streamstore.library import OUT_OF_SPACE
 
 __all__ = ["GROWTH_AHEAD_BYTES", "FileRoom", "Need"]
 

@@ -13,9 +13,10 @@ import pytest
 from streamstore import CorruptRecordError, StoreFormatError, StreamStore
 from streamstore.check import check_store
 from streamstore.disk_format import COUNTERS_DATABASE, counter_key, encode_counter, record_key, records_database
-from streamstore.engine import Engine, WriteTransaction
+from streamstore.engine import Engine
 from streamstore.model import ShardCounter, StreamNumber
 from streamstore.room import FileRoom
+from streamstore.transaction import WriteTransaction
 from tests.children import command, run
 from tests.programs.damage import SHARD_COUNT, STREAM
 from tools.torture import plants
@@ -86,16 +87,13 @@ def test_a_sound_file_that_is_short_of_free_pages_only_is_opened(tmp_path: Path)
             transaction.delete(b"recoveries", b"%d" % number)
 
     path = tmp_path / "store"
-    fill(path)
-    with (
-        mock.patch.object(Engine, "_keep_file_whole"),
-        mock.patch.object(FileRoom, "make", return_value=True),
-        StreamStore(path, sync="off") as store,
-    ):
-        engine: object = vars(store)["_engine"]
-        assert isinstance(engine, Engine)
-        engine.write(put_and_delete)
-        needed = (engine.info()["last_pgno"] + 1) * os.sysconf("SC_PAGE_SIZE")
+    with mock.patch.object(Engine, "_keep_file_whole"), mock.patch.object(FileRoom, "make", return_value=True):
+        fill(path)
+        with StreamStore(path, sync="off") as store:
+            engine: object = vars(store)["_engine"]
+            assert isinstance(engine, Engine)
+            engine.write(put_and_delete)
+            needed = (engine.info()["last_pgno"] + 1) * os.sysconf("SC_PAGE_SIZE")
     assert (path / "data.mdb").stat().st_size < needed
     with StreamStore(path) as store:
         store.put_record(STREAM, b"after", "key")

@@ -15,6 +15,7 @@ from tools.torture.parts import (
     real_power_loss,
     recovery,
     recovery_time,
+    serve_kill,
 )
 
 __all__ = ["PARTS"]
@@ -23,6 +24,7 @@ _PARTS: Final[tuple[Part, ...]] = (
     power_loss.PART,
     real_power_loss.PART,
     kill.PART,
+    serve_kill.PART,
     io_faults.PART,
     disk_full.PART,
     failed_sync.PART,
