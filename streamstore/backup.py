@@ -11,9 +11,10 @@ from pathlib import Path
 
 from streamstore.apart import ChildDiedError, Report, reports_of
 from streamstore.check import check_store
-from streamstore.engine import Engine, translated
+from streamstore.engine import Engine
 from streamstore.errors import StorageError, StoreFormatError
 from streamstore.folder import StoreFolder, whole_or_none
+from streamstore.library import translated
 
 __all__ = ["back_up"]
 

@@ -49,12 +49,13 @@ from streamstore.disk_format import (
     split_idempotency_time_key,
     stream_number_of_idempotency_key,
 )
-from streamstore.engine import RECOVERY_DATABASE, Engine, ReadTransaction
+from streamstore.engine import Engine
 from streamstore.errors import CorruptRecordError, StorageError
 from streamstore.limits import HASH_KEY_MAX
 from streamstore.model import FirstPut, ShardCounter, StoredShard, StoredStream, StreamNumber
 from streamstore.reading import ShardReader
 from streamstore.streams import load_counter, load_format_int
+from streamstore.transaction import RECOVERY_DATABASE, ReadTransaction
 
 __all__ = ["check_store", "check_store_apart"]
 

@@ -20,10 +20,10 @@ from streamstore.disk_format import (
     position_key,
     positions_prefix,
 )
-from streamstore.engine import ReadTransaction, WriteTransaction
 from streamstore.errors import ResourceInUseException, StoreFormatError
 from streamstore.model import ConsumerLag, StoredConsumer, StoredStream
 from streamstore.reading import ShardReader
+from streamstore.transaction import ReadTransaction, WriteTransaction
 
 __all__ = [
     "OpenedConsumer",

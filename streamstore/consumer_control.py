@@ -4,7 +4,6 @@ from itertools import islice
 
 from streamstore.consumers import delete_consumer, iterate_consumers, load_consumer, register_consumer
 from streamstore.control import StreamControl
-from streamstore.engine import ReadTransaction, WriteTransaction
 from streamstore.errors import InvalidArgumentException, ResourceNotFoundException
 from streamstore.iterator import ConsumersPage, encode_consumers_token, parse_consumers_token
 from streamstore.limits import LIST_LIMIT_MAX, LIST_STREAM_CONSUMERS_LIMIT_DEFAULT
@@ -16,6 +15,7 @@ from streamstore.model import (
     StoredStream,
     datetime_of_ms,
 )
+from streamstore.transaction import ReadTransaction, WriteTransaction
 from streamstore.validate import (
     parse_consumer_address,
     parse_consumer_name,

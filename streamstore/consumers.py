@@ -17,7 +17,6 @@ from streamstore.disk_format import (
     encode_consumer,
     positions_prefix,
 )
-from streamstore.engine import ReadTransaction, WriteTransaction
 from streamstore.errors import (
     LimitExceededException,
     ResourceInUseException,
@@ -25,6 +24,7 @@ from streamstore.errors import (
     StoreFormatError,
 )
 from streamstore.model import StoredConsumer, StoredStream
+from streamstore.transaction import ReadTransaction, WriteTransaction
 
 __all__ = [
     "count_consumers",

@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Literal
 
 from streamstore.consumers import count_consumers
-from streamstore.engine import ReadTransaction, WriteTransaction
 from streamstore.errors import InvalidArgumentException, ResourceNotFoundException
 from streamstore.idempotency import forget_expired_keys
 from streamstore.iterator import (
@@ -75,6 +74,7 @@ from streamstore.streams import (
     save_counter,
     shard_index_of,
 )
+from streamstore.transaction import ReadTransaction, WriteTransaction
 from streamstore.validate import (
     parse_bool,
     parse_exclusive_start,

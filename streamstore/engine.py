@@ -1,4 +1,6 @@
-"""One LMDB environment: open, lock, read, write, grow, recover. The sole importer of lmdb.
+"""One LMDB environment: open, lock, read, write, grow, recover.
+
+This room, ``transaction.py`` and ``library.py`` are the only ones that know lmdb.
 
 It knows named databases, keys and values, never streams or records. What it guarantees to the rooms above:
 
@@ -11,13 +13,12 @@ It knows named databases, keys and values, never streams or records. What it gua
 """
 
 import contextlib
-import errno
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, Protocol, TypeVar, cast
+from typing import BinaryIO, Final, Protocol, TypeVar, cast
 
 import lmdb
 from lmdb import verify as lmdb_verify
@@ -29,51 +30,38 @@ from streamstore.errors import (
     StoreForkedError,
     StoreFormatError,
     StoreFullError,
-    StoreNotFoundError,
 )
 from streamstore.folder import LOCK_FILE_BYTES, FolderLock, StoreFolder, preallocate
+from streamstore.library import MACHINE_ERRORS, OUT_OF_SPACE, READERS_MAX, lib_version, name_end, translate, translated
 from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MIN
 from streamstore.model import StorageInfo, SyncMode
 from streamstore.process import NESTED_CALL, ReaderGate, open_engines
+from streamstore.transaction import (
+    RECOVERY_DATABASE,
+    Evidence,
+    HandleMissingError,
+    ObservedTransaction,
+    ReadTransaction,
+    WriteTransaction,
+)
 
 __all__ = [
     "Engine",
-    "ReadTransaction",
     "RepairNeededError",
-    "WriteTransaction",
-    "translate",
-    "translated",
 ]
 
 T = TypeVar("T")
 Databases = Mapping[bytes, Mapping[bytes, bytes]]
 """What a new store contains: the keys and values of each named database."""
 
-LMDB_LIB_VERSION: Final = 0  # LMDB 0.9 and its file format
-READERS_MAX: Final = 1024
 NAMED_DATABASES_MAX: Final = 4096
-RECOVERY_DATABASE: Final = b"recoveries"
 RECOVERY_KEY: Final = b"last"
-CHANGE_KEY: Final = b"change"
-CHANGE_MARK_BYTES: Final = 16
 VERIFY_ATTEMPTS: Final = 3
 
 # How the file grows under small commits: looked at after so many, kept so far ahead of the data.
 GROWTH_LOOK_COMMITS: Final = 8
 GROWTH_AHEAD_BYTES: Final = 512 * 1024
 GROWTH_AHEAD_BYTES_MIN: Final = 128 * 1024
-
-_OUT_OF_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_MACHINE_ERRORS: Final = (lmdb.Error, OSError, MemoryError)
-
-
-class _Evidence(NamedTuple):
-    """The last change of a transaction: it is in the file exactly when the transaction is."""
-
-    database: bytes
-    key: bytes
-    value: bytes | None  # None: the key was deleted
-    is_new_key: bool = False
 
 
 class _PageWalker(Protocol):
@@ -85,224 +73,11 @@ class _PageWalker(Protocol):
     def verify(self) -> list[object]: ...
 
 
-class _HandleMissingError(Exception):
-    """A snapshot holds a named database of which this process has no handle yet."""
-
-    def __init__(self, database: bytes) -> None:
-        self.database = database
-
-
 class RepairNeededError(Exception):
     """The environment must be mended before anything can be written. Nothing was stored."""
 
     def __init__(self, mend: Callable[[], None]) -> None:
         self.mend = mend
-
-
-class ReadTransaction:
-    """One consistent snapshot. Values are copies. A database that does not exist is empty."""
-
-    __slots__ = ("_handles", "_transaction")
-
-    def __init__(self, transaction: "lmdb.Transaction[bytes]", handles: Mapping[bytes, "lmdb._Database"]) -> None:
-        self._transaction = transaction
-        self._handles = handles
-
-    def get(self, database: bytes, key: bytes) -> bytes | None:
-        handle = self._handle(database)
-        return None if handle is None else self._transaction.get(key, db=handle)
-
-    def items_from(self, database: bytes, key: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over the keys at and after ``key``. The iterator ends with the transaction."""
-        handle = self._handle(database)
-        if handle is not None:
-            cursor = self._transaction.cursor(handle)
-            if cursor.set_range(key):
-                return cursor.iternext()
-        return iter(())
-
-    def last_key(self, database: bytes) -> bytes | None:
-        handle = self._handle(database)
-        if handle is None:
-            return None
-        with self._transaction.cursor(handle) as cursor:
-            return cursor.key() if cursor.last() else None
-
-    def commit_number(self) -> int:
-        """Return the number of the newest commit in this snapshot. Numbers rise, whichever process commits."""
-        return self._transaction.id()
-
-    def databases(self) -> list[bytes]:
-        with self._transaction.cursor() as cursor:
-            return [name.removesuffix(_name_end()) for name in cursor.iternext(keys=True, values=False)]
-
-    def _handle(self, database: bytes) -> "lmdb._Database | None":
-        handle = self._handles.get(database)
-        if handle is None and self._transaction.get(database + _name_end()) is not None:
-            # LMDB forbids opening a handle while another transaction of the process may do the same.
-            raise _HandleMissingError(database)
-        return handle
-
-
-class ObservedTransaction(ReadTransaction):
-    """A snapshot that may be damaged: it tells of every step, its errors are ours, and its keys rise or it ends.
-
-    Pages that are not what they were may lead round in circles. Behind an error it goes on, in the same snapshot.
-    """
-
-    __slots__ = ("_begin", "_number", "_on_step")
-
-    def __init__(
-        self, seen: ReadTransaction, begin: "Callable[[], lmdb.Transaction[bytes]]", on_step: Callable[[], None]
-    ) -> None:
-        super().__init__(seen._transaction, seen._handles)
-        self._begin = begin
-        self._on_step = on_step
-        self._number = self.commit_number()
-
-    def get(self, database: bytes, key: bytes) -> bytes | None:
-        self._on_step()
-        with self._going_on():
-            return super().get(database, key)
-
-    def items_from(self, database: bytes, key: bytes) -> Iterator[tuple[bytes, bytes]]:
-        with self._going_on():
-            last_key = None
-            for item in super().items_from(database, key):
-                if last_key is not None and item[0] <= last_key:
-                    name = database.decode(errors="replace")
-                    raise StoreFormatError(
-                        f"The keys of {name} do not rise behind {last_key!r}: its pages are damaged."
-                    )
-                last_key = item[0]
-                self._on_step()
-                yield item
-
-    def last_key(self, database: bytes) -> bytes | None:
-        with self._going_on():
-            return super().last_key(database)
-
-    def databases(self) -> list[bytes]:
-        with self._going_on():
-            return super().databases()
-
-    @contextlib.contextmanager
-    def _going_on(self) -> Generator[None]:
-        if self.commit_number() != self._number:
-            raise StorageError("The store was written meanwhile, so what comes behind the damage was not read.")
-        try:
-            yield
-        except _MACHINE_ERRORS as error:
-            self._transaction = self._begin()  # LMDB gives up one that met a damaged page
-            raise translate(error, "read") from error
-
-
-class WriteTransaction(ReadTransaction):
-    """The one write transaction. Nothing of it is in the file until ``Engine.write`` returns."""
-
-    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "evidence", "freed_pages")
-
-    def __init__(self, engine: "Engine", env: lmdb.Environment, transaction: "lmdb.Transaction[bytes]") -> None:
-        super().__init__(transaction, engine.handles)
-        self._engine = engine
-        self._env = env
-        self._opened: dict[bytes, lmdb._Database] = {}
-        self._exclusive: contextlib.ExitStack | None = None
-        self.evidence: _Evidence | None = None
-        self.freed_pages = False
-
-    def put(self, database: bytes, key: bytes, value: bytes) -> None:
-        self._transaction.put(key, value, db=self._created(database))
-        self.evidence = _Evidence(database, key, value)
-
-    def delete(self, database: bytes, key: bytes) -> None:
-        handle = self._handle(database)
-        if handle is not None:
-            self._transaction.delete(key, db=handle)
-            self.evidence = _Evidence(database, key, None)
-            self.freed_pages = True
-
-    def delete_before(self, database: bytes, key: bytes, *, start: bytes = b"") -> None:
-        """Delete every key at or after ``start`` and in front of ``key``."""
-        handle = self._handle(database)
-        if handle is not None:
-            with self._transaction.cursor(handle) as cursor:
-                found = cursor.set_range(start)
-                while found and cursor.key() < key:
-                    cursor.delete()
-                    found = cursor.key() != b""  # it stands on the next key, or behind the last
-            self.freed_pages = True
-
-    def put_all(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
-        with self._transaction.cursor(self._created(database)) as cursor:
-            cursor.putmulti(items)
-        self.evidence = _Evidence(database, *items[-1])
-
-    def commit_anyway(self) -> None:
-        """Have this transaction committed though it changes nothing, so that what it saw is on disk behind it.
-
-        A process that was killed in a commit may have left its last pages in the page cache only.
-        """
-        if self.evidence is None:
-            self.mark()
-
-    def mark(self) -> None:
-        """Make a change that no other transaction makes."""
-        self.put(RECOVERY_DATABASE, CHANGE_KEY, os.urandom(CHANGE_MARK_BYTES))
-
-    def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
-        """Add items whose keys are greater than all in the database, in rising order."""
-        handle = self._created(database)
-        last_key, last_value = items[-1]
-        if len(items) == 1:
-            added = int(self._transaction.put(last_key, last_value, append=True, db=handle))
-        else:
-            with self._transaction.cursor(handle) as cursor:
-                _, added = cursor.putmulti(items, append=True)
-        if added != len(items):
-            raise StoreFormatError(
-                f"{database.decode()} already holds a key of those to append: its counter is behind its records."
-            )
-        self.evidence = _Evidence(database, last_key, last_value, is_new_key=True)
-
-    def drop(self, database: bytes) -> None:
-        """Remove the database with all its keys, if it exists.
-
-        LMDB closes the handle at once and may give its slot to another database, so no reader of this process
-        may be under way until the transaction has ended.
-        """
-        handle = self._handle(database)
-        if handle is not None:
-            if self._exclusive is None:
-                self._exclusive = contextlib.ExitStack()
-                self._exclusive.enter_context(self._engine.no_readers())
-            self._engine.handles.pop(database, None)
-            self._opened.pop(database, None)
-            self._transaction.drop(handle)
-            self.freed_pages = True
-
-    def keep_handles(self) -> None:
-        """After the commit: the handles that this transaction opened are good for the others."""
-        if self._opened:
-            self._engine.handles = self._engine.handles | self._opened
-
-    def let_readers_in(self) -> None:
-        if self._exclusive is not None:
-            self._exclusive.close()
-
-    def _handle(self, database: bytes) -> "lmdb._Database | None":
-        handle = self._opened.get(database) or self._handles.get(database)
-        if handle is None and self._transaction.get(database + _name_end()) is not None:
-            handle = self._open(database)
-        return handle
-
-    def _created(self, database: bytes) -> "lmdb._Database":
-        return self._handle(database) or self._open(database)
-
-    def _open(self, database: bytes) -> "lmdb._Database":
-        handle = self._env.open_db(database, txn=self._transaction)
-        self._opened[database] = handle
-        return handle
 
 
 class Engine:
@@ -360,7 +135,7 @@ class Engine:
         while True:
             try:
                 return self._readers.read(look_once)
-            except _HandleMissingError as missing:
+            except HandleMissingError as missing:
                 self._open_handle(missing.database)
             except lmdb.Error as error:
                 self._prepare_to_read_again(error)
@@ -407,7 +182,7 @@ class Engine:
             except lmdb.PanicError:
                 # An interrupt ended the finding out of a failed commit.
                 raise RepairNeededError(self._recover) from None
-            except _MACHINE_ERRORS as error:
+            except MACHINE_ERRORS as error:
                 raise translate(error, "write") from error
             finally:
                 self._writing_ident = None
@@ -531,7 +306,7 @@ class Engine:
             self._keep_file_whole()
         return result
 
-    def _may_have_been_so(self, evidence: _Evidence) -> bool:
+    def _may_have_been_so(self, evidence: Evidence) -> bool:
         """Tell whether the file may hold the evidence without the transaction: changes can undo each other."""
         if evidence.is_new_key:
             return False
@@ -541,13 +316,13 @@ class Engine:
         with self._env.begin() as before:
             return before.get(evidence.key, db=handle) == evidence.value
 
-    def _commit(self, lmdb_transaction: "lmdb.Transaction[bytes]", evidence: _Evidence) -> None:
+    def _commit(self, lmdb_transaction: "lmdb.Transaction[bytes]", evidence: Evidence) -> None:
         """Return if the transaction is durable: this is the line of the whole program after which it is."""
         try:
             lmdb_transaction.commit()
         except lmdb.MapFullError:
             raise  # LMDB has not written anything yet
-        except _MACHINE_ERRORS as error:
+        except MACHINE_ERRORS as error:
             self._disk_is_sure = False
             lmdb_transaction.abort()
             if not self._find_out_stored(evidence, error):
@@ -571,10 +346,10 @@ class Engine:
         try:
             self._lock.extend_data_file(self._lock.data_file_bytes() + 1)
         except OSError as full:
-            if full.errno in _OUT_OF_SPACE:
+            if full.errno in OUT_OF_SPACE:
                 raise translate(full, "write") from error
 
-    def _find_out_stored(self, evidence: _Evidence, error: BaseException) -> bool:
+    def _find_out_stored(self, evidence: Evidence, error: BaseException) -> bool:
         """Tell whether a failed commit took place, and make the environment usable again.
 
         A commit that failed before its last step, the write of the meta page, is not in the file. When that step
@@ -585,17 +360,17 @@ class Engine:
                 self._recover()
             with self._env.begin() as transaction:
                 return self._holds(transaction, evidence)
-        except (StorageError, *_MACHINE_ERRORS) as second:
+        except (StorageError, *MACHINE_ERRORS) as second:
             self._failure = second
             raise OutcomeUnknownError(
                 f"The commit failed ({error}) and so did finding out its outcome ({second}): the request may or may "
                 "not be stored. Writing goes on when the store can reopen its file; read the shard then."
             ) from error
 
-    def _holds(self, transaction: "lmdb.Transaction[bytes]", evidence: _Evidence) -> bool:
+    def _holds(self, transaction: "lmdb.Transaction[bytes]", evidence: Evidence) -> bool:
         # Another process may have written since. It could have made the same value at the same key only with the
         # same payload in the same millisecond.
-        if transaction.get(evidence.database + _name_end()) is None:
+        if transaction.get(evidence.database + name_end()) is None:
             return False
         handle = self._env.open_db(evidence.database, txn=transaction, create=False)
         return transaction.get(evidence.key, db=handle) == evidence.value
@@ -669,7 +444,7 @@ class Engine:
                     metasync=self._sync == "full",
                     max_readers=READERS_MAX,
                     max_dbs=NAMED_DATABASES_MAX,
-                    lib_version=LMDB_LIB_VERSION,
+                    lib_version=lib_version(),
                 )
             except lmdb.MemoryError:
                 map_bytes //= 2
@@ -704,7 +479,7 @@ class Engine:
         if self._commits_until_look > 0:
             return
         self._commits_until_look = GROWTH_LOOK_COMMITS
-        with contextlib.suppress(*_MACHINE_ERRORS):  # a commit that needs the space will say so
+        with contextlib.suppress(*MACHINE_ERRORS):  # a commit that needs the space will say so
             data_bytes = _bytes_needed(self._env)
             grown_bytes = data_bytes - self._data_bytes_seen
             self._data_bytes_seen = data_bytes
@@ -714,7 +489,7 @@ class Engine:
 
     def _keep_file_whole(self) -> None:
         """Give the file its last page if the commit left it short, so that the next opening need not walk it."""
-        with contextlib.suppress(*_MACHINE_ERRORS):  # only a convenience: a short file opens too
+        with contextlib.suppress(*MACHINE_ERRORS):  # only a convenience: a short file opens too
             bytes_needed = _bytes_needed(self._env)
             if self._lock.data_file_bytes() < bytes_needed:
                 self._lock.extend_data_file(bytes_needed)
@@ -756,7 +531,7 @@ class Engine:
             self._writing_ident = ident
             try:
                 yield
-            except _MACHINE_ERRORS as error:
+            except MACHINE_ERRORS as error:
                 self.refuse_unusable()
                 raise translate(error, "read") from error
             finally:
@@ -768,7 +543,7 @@ class Engine:
         try:
             with self._readers.none():
                 self._env.set_mapsize(map_bytes)
-        except _MACHINE_ERRORS as error:
+        except MACHINE_ERRORS as error:
             self._reopen()  # LMDB gives up an environment that it could not map again
             raise StoreFullError(
                 f"The map cannot grow to {map_bytes} bytes ({error}); nothing was stored. Raise the limit on "
@@ -796,40 +571,13 @@ class Engine:
             )
 
 
-def translate(error: BaseException, doing: str) -> StorageError:
-    """Return the error of this package for one of LMDB or of the machine: the only place that does so."""
-    reason = f"{error}; nothing was stored or changed"
-    code = getattr(error, "errno", None) or getattr(error, "code", None)
-    if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)) or code in _OUT_OF_SPACE:
-        return StoreFullError(f"No space left to {doing} ({reason}). Free some and call again.")
-    if isinstance(error, FileNotFoundError):
-        return StoreNotFoundError(f"Cannot {doing}: {reason}.")
-    if isinstance(error, (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.IncompatibleError)):
-        return StoreFormatError(f"Cannot {doing}: {reason}. It is not a store, or one of another version.")
-    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError)):
-        return StoreFormatError(f"Cannot {doing}: {reason}. The file is damaged.")
-    if isinstance(error, lmdb.ReadersFullError):
-        return StorageError(f"Cannot {doing}: {READERS_MAX} readers are at work already. {reason}.")
-    return StorageError(f"Cannot {doing}: {reason}.")
-
-
-@contextlib.contextmanager
-def translated(doing: str) -> Generator[None]:
-    try:
-        yield
-    except StorageError:
-        raise
-    except _MACHINE_ERRORS as error:
-        raise translate(error, doing) from error
-
-
 def _create_environment(folder: Path, initial: Databases) -> None:
     env = lmdb.open(
         os.fspath(folder),
         map_size=MAP_BYTES_MIN,
         max_readers=READERS_MAX,
         max_dbs=len(initial),
-        lib_version=LMDB_LIB_VERSION,
+        lib_version=lib_version(),
     )
     try:
         with env.begin(write=True) as transaction:
@@ -839,11 +587,6 @@ def _create_environment(folder: Path, initial: Databases) -> None:
                     transaction.put(key, value, db=handle)
     finally:
         env.close()
-
-
-def _name_end() -> bytes:
-    """Return what LMDB writes behind the name of a named database."""
-    return b"" if LMDB_LIB_VERSION == 0 else b"\0"
 
 
 def _meta_bytes(env: lmdb.Environment) -> int:

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from streamstore.dialect import Dialect
-from streamstore.engine import ReadTransaction
 from streamstore.errors import CorruptRecordError, ResourceNotFoundException
 from streamstore.limits import GET_RECORDS_BYTES_MAX
 from streamstore.model import StoredStream, StreamNumber, StreamRecord, bytes_of_record, new_named_tuple
 from streamstore.reading import Page, ShardReader
 from streamstore.streams import StreamCatalog, load_counter
+from streamstore.transaction import ReadTransaction
 
 __all__ = ["Following", "Round", "ShardPlace", "latest_positions"]
 

@@ -23,9 +23,9 @@ from streamstore.disk_format import (
     idempotency_time_key,
     split_idempotency_time_key,
 )
-from streamstore.engine import ReadTransaction, WriteTransaction
 from streamstore.errors import StoreFormatError
 from streamstore.model import FirstPut, StoredStream, StreamNumber
+from streamstore.transaction import ReadTransaction, WriteTransaction
 
 __all__ = ["StreamKeys", "clear_idempotency_keys", "forget_expired_keys"]
 

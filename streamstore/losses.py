@@ -7,8 +7,8 @@ one that is missing, and lets a reader pass over all of a run at once.
 from collections.abc import Iterator
 
 from streamstore.disk_format import LOSSES_DATABASE, DamagedValueError, decode_loss, encode_loss, loss_key
-from streamstore.engine import ReadTransaction, WriteTransaction
 from streamstore.model import StreamNumber
+from streamstore.transaction import ReadTransaction, WriteTransaction
 
 __all__ = ["delete_losses", "loss_at", "save_loss"]
 

@@ -12,7 +12,7 @@ from typing import Final, Self, TypeVar
 
 from streamstore.backup import back_up
 from streamstore.dialect import YANDEX, Dialect
-from streamstore.engine import Engine, WriteTransaction
+from streamstore.engine import Engine
 from streamstore.errors import InvalidArgumentException
 from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, MAP_BYTES_MAX, MAP_BYTES_MIN
 from streamstore.model import CommitReport, DialectName, StorageInfo, StoredStream, SyncMode
@@ -20,6 +20,7 @@ from streamstore.read_quota import ReadQuotas
 from streamstore.shards import ShardAppender
 from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
 from streamstore.subscribe import Subscriptions
+from streamstore.transaction import WriteTransaction
 from streamstore.validate import (
     parse_account_id,
     parse_bool,

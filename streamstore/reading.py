@@ -13,12 +13,12 @@ from streamstore.disk_format import (
     records_database,
     sequence_of_record_key,
 )
-from streamstore.engine import ReadTransaction
 from streamstore.errors import CorruptRecordError
 from streamstore.limits import GET_RECORDS_BYTES_MAX
 from streamstore.losses import loss_at
 from streamstore.model import Record, ShardCounter, StreamNumber
 from streamstore.streams import load_counter
+from streamstore.transaction import ReadTransaction
 
 __all__ = ["Page", "ShardReader"]
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Final
 
 from streamstore.dialect import Dialect
-from streamstore.engine import WriteTransaction
 from streamstore.errors import InvalidArgumentException, LimitExceededException
 from streamstore.model import HashKeyRange, ShardCounter, StoredShard, StoredStream
 from streamstore.routing import slice_hash_keys
 from streamstore.streams import add_to_shard_count, drop_shard, load_counter, save_counter, save_stream
+from streamstore.transaction import WriteTransaction
 
 __all__ = ["drop_expired_shards", "merge_shards", "resize_stream", "split_shard"]
 

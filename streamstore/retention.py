@@ -5,11 +5,11 @@ any more when they go: reading has its own horizon, which is exact.
 """
 
 from streamstore.disk_format import record_key
-from streamstore.engine import WriteTransaction
 from streamstore.losses import delete_losses
 from streamstore.model import ShardCounter
 from streamstore.reading import ShardReader
 from streamstore.streams import KnownShard
+from streamstore.transaction import WriteTransaction
 
 __all__ = ["trim_shard"]
 

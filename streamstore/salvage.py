@@ -41,15 +41,17 @@ from streamstore.disk_format import (
     sequence_of_record_key,
     stream_number_of_idempotency_key,
 )
-from streamstore.engine import Engine, ReadTransaction, WriteTransaction, translated
+from streamstore.engine import Engine
 from streamstore.errors import StoreFormatError
 from streamstore.folder import StoreFolder, nobody_else, whole_or_none
+from streamstore.library import translated
 from streamstore.losses import save_loss
 from streamstore.model import Record, ShardCounter, StoredConsumer, StoredShard, StoredStream, StreamNumber
 from streamstore.pages import Node, PageFile, Snapshot, Tree
 from streamstore.remains import ENTRY_DATABASES, Remains, ShardAddress
 from streamstore.routing import slice_hash_keys
 from streamstore.streams import initial_databases, save_counter, save_stream
+from streamstore.transaction import ReadTransaction, WriteTransaction
 from streamstore.validate import parse_path
 
 __all__ = ["LostRecords", "SalvageResult", "salvage_store"]

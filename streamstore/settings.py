@@ -6,12 +6,12 @@ Nothing here is done before its refusals, and an entry that stays the same is no
 from dataclasses import replace
 
 from streamstore.dialect import Dialect
-from streamstore.engine import WriteTransaction
 from streamstore.errors import InvalidArgumentException, LimitExceededException
 from streamstore.limits import TAGS_PER_STREAM_MAX
 from streamstore.model import StoredStream, StreamMode, StreamUpdate, UpdateStreamResult
 from streamstore.reshard import resize_stream
 from streamstore.streams import refuse_another_on_demand, save_stream
+from streamstore.transaction import WriteTransaction
 
 __all__ = ["add_tags", "decrease_retention", "increase_retention", "remove_tags", "update_mode", "update_stream"]
 

@@ -14,7 +14,6 @@ from streamstore.disk_format import (
     encode_counter,
     sequence_of_record_key,
 )
-from streamstore.engine import WriteTransaction
 from streamstore.errors import (
     InvalidArgumentException,
     ProvisionedThroughputExceededException,
@@ -42,6 +41,7 @@ from streamstore.model import (
 )
 from streamstore.retention import trim_shard
 from streamstore.streams import KnownShard, KnownStream, StreamCatalog, load_counter
+from streamstore.transaction import WriteTransaction
 
 __all__ = ["PutOne", "PutOutcome", "ShardAppender", "result_of_put_records"]
 

@@ -11,7 +11,6 @@ from typing import Final
 from streamstore.checkpoints import lag_of_consumer, lags_of_consumers, open_consumer, positions_at
 from streamstore.consumer import ConsumerPlace, StreamConsumer
 from streamstore.consumer_control import ConsumerControl
-from streamstore.engine import ReadTransaction
 from streamstore.errors import ProvisionedThroughputExceededException, ResourceNotFoundException
 from streamstore.feed import Feed, Patience
 from streamstore.following import Following, Round, latest_positions
@@ -42,6 +41,7 @@ from streamstore.shards import PutOne, PutOutcome, result_of_put_records
 from streamstore.streams import shard_index_of
 from streamstore.subscribe import ShardLook, SubscriptionSource
 from streamstore.tail import TailSource
+from streamstore.transaction import ReadTransaction
 from streamstore.validate import (
     parse_consumer_arn,
     parse_consumer_name,

@@ -35,7 +35,7 @@ from streamstore.disk_format import (
     records_database,
     stream_key,
 )
-from streamstore.engine import Databases, ReadTransaction, WriteTransaction
+from streamstore.engine import Databases
 from streamstore.errors import (
     LimitExceededException,
     ResourceInUseException,
@@ -47,6 +47,7 @@ from streamstore.limits import ON_DEMAND_STREAMS_PER_STORE_MAX, SHARDS_PER_STORE
 from streamstore.losses import delete_losses
 from streamstore.model import ShardCounter, StoredShard, StoredStream, StreamNumber, StreamSettings
 from streamstore.routing import ShardRouter, slice_hash_keys
+from streamstore.transaction import ReadTransaction, WriteTransaction
 
 __all__ = [
     "KnownShard",

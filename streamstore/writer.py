@@ -15,13 +15,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from streamstore.engine import Engine, RepairNeededError, WriteTransaction
+from streamstore.engine import Engine, RepairNeededError
 from streamstore.errors import OutcomeUnknownError, StorageError, StoreClosedError, StreamStoreError
 from streamstore.limits import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX
 from streamstore.model import CommitReport
 from streamstore.process import NESTED_CALL
 from streamstore.receipt import Receipt
 from streamstore.shards import ShardAppender
+from streamstore.transaction import WriteTransaction
 
 __all__ = [
     "Change",

@@ -2,7 +2,7 @@
 
 Nothing about durability is tested through these fixtures: they open with ``sync="off"``, which changes when bytes
 reach the disk and nothing else. ``STREAMSTORE_TEST_LMDB=1`` runs the whole suite on LMDB 1.0, and
-``HYPOTHESIS_PROFILE=ci`` looks ten times as long for a counterexample, ``fast`` a fifth.
+``HYPOTHESIS_PROFILE=ci`` looks ten times as long for a counterexample, ``release`` a hundred times, ``fast`` a fifth.
 """
 
 import os
@@ -12,17 +12,18 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-import streamstore.engine
+import streamstore.library
 from streamstore import DialectName, StreamStore
 from streamstore.check import check_store
 
 settings.register_profile("daily", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("daily"), max_examples=1_000)
+settings.register_profile("release", settings.get_profile("daily"), max_examples=10_000)
 settings.register_profile("fast", settings.get_profile("daily"), max_examples=20)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "daily"))
 
 if lmdb_version := os.environ.get("STREAMSTORE_TEST_LMDB"):
-    streamstore.engine.__dict__["LMDB_LIB_VERSION"] = int(lmdb_version)
+    streamstore.library.__dict__["LMDB_LIB_VERSION"] = int(lmdb_version)
 
 
 class Clock:

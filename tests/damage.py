@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lmdb
 
-import streamstore.engine
+from streamstore.library import lib_version
 
 
 class RawStore:
@@ -45,9 +45,7 @@ class RawStore:
 
 @contextmanager
 def behind_the_back_of(path: Path) -> Generator[RawStore]:
-    env = lmdb.open(
-        os.fspath(path), create=False, sync=False, max_dbs=5_000, lib_version=streamstore.engine.LMDB_LIB_VERSION
-    )
+    env = lmdb.open(os.fspath(path), create=False, sync=False, max_dbs=5_000, lib_version=lib_version())
     try:
         yield RawStore(env)
     finally:

@@ -13,8 +13,9 @@ import pytest
 from streamstore import CorruptRecordError, StoreFormatError, StreamStore
 from streamstore.check import check_store
 from streamstore.disk_format import COUNTERS_DATABASE, counter_key, encode_counter, record_key, records_database
-from streamstore.engine import Engine, WriteTransaction
+from streamstore.engine import Engine
 from streamstore.model import ShardCounter, StreamNumber
+from streamstore.transaction import WriteTransaction
 from tests.children import command, run
 from tests.programs.damage import SHARD_COUNT, STREAM
 from tools.torture import plants

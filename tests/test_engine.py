@@ -19,8 +19,10 @@ from streamstore import (
     StreamStore,
 )
 from streamstore.check import check_store
-from streamstore.engine import Engine, ReadTransaction, WriteTransaction, translate
+from streamstore.engine import Engine
 from streamstore.folder import FolderLock
+from streamstore.library import translate
+from streamstore.transaction import ReadTransaction, WriteTransaction
 from tests.children import code, command, next_line, run, started, tell
 from tests.commits import WAIT_S, in_thread
 

@@ -27,10 +27,12 @@ from streamstore.disk_format import (
     IDEMPOTENCY_TIMES_DATABASE,
     idempotency_key_key,
 )
-from streamstore.engine import LMDB_LIB_VERSION, NAMED_DATABASES_MAX, Engine, ReadTransaction
+from streamstore.engine import NAMED_DATABASES_MAX, Engine
 from streamstore.idempotency import FORGET_KEYS_MIN, FORGET_KEYS_PER_KEY
+from streamstore.library import LMDB_LIB_VERSION
 from streamstore.limits import SHARDS_PER_STORE_MAX
 from streamstore.model import EntryLike, StreamNumber, TrimResult
+from streamstore.transaction import ReadTransaction
 from streamstore.writer import WaitingRequest
 from tests.children import code, run
 from tests.commits import WAIT_S, Moment, failing_commit, held_commits, in_thread, last_commit
@@ -399,8 +401,8 @@ def test_a_key_is_remembered_across_reopening(store_path: Path, clock: Clock) ->
 
 def test_a_key_is_remembered_by_every_process_that_has_the_store_open(stream: StreamStore) -> None:
     put_there = code(
-        "import sys; from streamstore import StreamStore, engine\n"
-        "engine.LMDB_LIB_VERSION = int(sys.argv[3])\n"
+        "import sys; from streamstore import StreamStore, library\n"
+        "library.LMDB_LIB_VERSION = int(sys.argv[3])\n"
         "with StreamStore(sys.argv[1], sync='off', clock=lambda: int(sys.argv[2])) as store:\n"
         "    for key in sys.argv[4:]: print(store.put_record('s', b'there', 'k', idempotency_key=key).sequence_number)",
         stream.path,

@@ -18,7 +18,8 @@ from streamstore import (
 )
 from streamstore import engine as engine_module
 from streamstore.check import check_store
-from streamstore.engine import Engine, ReadTransaction
+from streamstore.engine import Engine
+from streamstore.transaction import ReadTransaction
 from tests.children import code, command, next_line, run, started, tell
 from tests.programs.forks import methods
 

@@ -22,7 +22,7 @@ from streamstore import (
     StoreFullError,
     StreamStore,
 )
-from streamstore.engine import LMDB_LIB_VERSION
+from streamstore.library import LMDB_LIB_VERSION
 from tests.children import SIGKILLED, code, run
 from tests.commits import failing_commit, last_commit
 from tests.conftest import Clock, open_store
@@ -333,11 +333,11 @@ def test_of_a_failed_commit_all_records_are_stored_or_none(
 
 PUT_AND_DIE = """
 import os, signal, sys
-from streamstore import StreamStore, engine
+from streamstore import StreamStore, library
 from streamstore.engine import Engine
 
 path, moment, good_commits = sys.argv[1], sys.argv[2], int(sys.argv[3])
-engine.LMDB_LIB_VERSION = int(sys.argv[4])
+library.LMDB_LIB_VERSION = int(sys.argv[4])
 store = StreamStore(path)
 commit = Engine._commit
 

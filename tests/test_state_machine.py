@@ -38,7 +38,7 @@ from streamstore import (
     salvage_store,
 )
 from streamstore.check import check_store
-from streamstore.engine import LMDB_LIB_VERSION
+from streamstore.library import LMDB_LIB_VERSION
 from streamstore.model import (
     HashKeyRange,
     IngestResult,

@@ -15,7 +15,9 @@ def result_of(part: str, folder: Path, *, cases: int, plant: str | None = None, 
     return run_in_process(task, lambda _done, _total: None)
 
 
-@pytest.mark.parametrize(("part", "cases"), [("kill", 8), ("history", 2), ("real-power-loss", 4), ("io-faults", 40)])
+@pytest.mark.parametrize(
+    ("part", "cases"), [("kill", 8), ("serve-kill", 4), ("history", 2), ("real-power-loss", 4), ("io-faults", 40)]
+)
 def test_nothing_is_found_in_a_few_cases(tmp_path: Path, part: str, cases: int) -> None:
     result = result_of(part, tmp_path, cases=cases)
     if result.skipped:
@@ -24,7 +26,14 @@ def test_nothing_is_found_in_a_few_cases(tmp_path: Path, part: str, cases: int) 
     assert all(value > 0 for value in result.figures.values())
 
 
-@pytest.mark.parametrize(("part", "plant"), [("kill", "acknowledge-before-commit"), ("history", "trim-one-too-many")])
+@pytest.mark.parametrize(
+    ("part", "plant"),
+    [
+        ("kill", "acknowledge-before-commit"),
+        ("serve-kill", "keys-in-a-later-commit"),
+        ("history", "trim-one-too-many"),
+    ],
+)
 def test_a_planted_fault_is_found(tmp_path: Path, part: str, plant: str) -> None:
     assert result_of(part, tmp_path, cases=100, plant=plant).findings
 

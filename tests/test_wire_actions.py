@@ -333,3 +333,12 @@ def test_yandex_takes_its_own_settings_and_a_path_for_a_name(yandex: Wire) -> No
     assert yandex.ask("SetWriteQuota", {"StreamName": "quick", "WriteQuotaKbPerSec": 1024}).body == {}
     arn = yandex.ask("DescribeStream", {"StreamArn": "quick"}).map("StreamDescription")
     assert arn["WriteQuotaKbPerSec"] == 1024
+
+
+@pytest.mark.parametrize("action", ["StopStreamEncryption", "StartStreamEncryption", "EnableEnhancedMonitoring"])
+@pytest.mark.parametrize("path", ["/", "/ru-central1/"])
+def test_a_path_without_a_name_is_no_name(path: str, action: str, yandex: Wire) -> None:
+    members = {"StreamName": path} | (
+        {"ShardLevelMetrics": ["ALL"]} if "Monitoring" in action else {"EncryptionType": "KMS", "KeyId": "k"}
+    )
+    assert yandex.ask(action, members).error == (400, "InvalidArgumentException")

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import struct
 import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from streamstore import StreamStore
 from streamstore.wire import Dispatcher, Permit, WireRequest, WireResponse, app
 from tests.commits import HeldCommits, held_commits, last_commit
 from tests.conftest import Clock, open_store
-from tests.wire import CBOR, JSON, Wire, decoded
+from tests.wire import CBOR, JSON, Wire, decoded, frames_of
 
 Message = MutableMapping[str, object]
 PUT = {"StreamName": "clicks", "Data": b"x", "PartitionKey": "a"}
@@ -29,6 +28,14 @@ def wire(aws_store: StreamStore) -> Wire:
 
 def stored(store: StreamStore) -> int:
     return len(list(store.read("clicks", SHARD)))
+
+
+@pytest.mark.parametrize("invocation_id", ["\u00e9\u00ff", "\U0001f600", "\ud800", "x" * 60_000])
+def test_the_name_of_a_request_may_be_any_text(invocation_id: str, wire: Wire, aws_store: StreamStore) -> None:
+    first = wire.ask("PutRecord", PUT, invocation_id=invocation_id)
+    assert first.status == 200
+    assert wire.ask("PutRecord", PUT, invocation_id=invocation_id).body == first.body
+    assert stored(aws_store) == 1
 
 
 def test_a_put_sent_again_stores_one_record_and_has_the_same_answer(wire: Wire, aws_store: StreamStore) -> None:
@@ -103,23 +110,6 @@ def test_who_asks_is_asked_for_before_the_body_is_looked_at_and_told_the_stream(
         ("ListTagsForResource", "clicks"),
         ("ListStreams", None),
     ]
-
-
-def frames_of(raw: bytes) -> Iterator[tuple[dict[str, str], bytes]]:
-    """Yield the headers and payload of each frame; both checksums must be right."""
-    while raw:
-        size, head_size, prelude_crc = struct.unpack(">III", raw[:12])
-        assert zlib.crc32(raw[:8]) == prelude_crc
-        assert zlib.crc32(raw[: size - 4]) == struct.unpack(">I", raw[size - 4 : size])[0]
-        head, headers = raw[12 : 12 + head_size], dict[str, str]()
-        while head:
-            name_end = 1 + head[0]
-            assert head[name_end] == 7
-            value_end = name_end + 3 + struct.unpack(">H", head[name_end + 1 : name_end + 3])[0]
-            headers[head[1:name_end].decode()] = head[name_end + 3 : value_end].decode()
-            head = head[value_end:]
-        yield headers, raw[12 + head_size : size - 4]
-        raw = raw[size:]
 
 
 def subscription(wire: Wire, store: StreamStore) -> WireRequest:

@@ -1,18 +1,12 @@
 """ValidationException and SerializationException in the words of the service; no malformed input is a 500."""
 
 import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from streamstore import DialectName, StreamStore
-from streamstore.dialect import AWS, YANDEX
+from streamstore import StreamStore
 from streamstore.wire import Dispatcher, WireRequest
-from streamstore.wire.actions import actions_of
-from tests.conftest import Clock, open_store
 from tests.wire import CBOR, JSON, Wire, decoded
 
 PUT: Mapping[str, object] = {"StreamName": "clicks", "Data": "eA==", "PartitionKey": "a"}
@@ -166,61 +160,6 @@ def test_a_limit_is_a_number(limit: object, wire: Wire) -> None:
 
 def test_a_lone_surrogate_is_no_partition_key(wire: Wire) -> None:
     assert wire.ask("PutRecord", {**PUT, "PartitionKey": "\ud800"}).error == (400, "InvalidArgumentException")
-
-
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False)
-    | st.text(max_size=20)
-    | st.sampled_from(
-        ["clicks", "TRIM_HORIZON", "AT_TIMESTAMP", "shardId-000000000000", "shard-000000", "0", "eA==", "/"]
-    ),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@st.composite
-def requests(draw: st.DrawFn, dialect_name: str) -> tuple[str, dict[str, object]]:
-    """Return an action and members that it has, with values of any kind."""
-    actions = actions_of(YANDEX if dialect_name == "yandex" else AWS)
-    name = draw(st.sampled_from(sorted(actions)))
-    members = sorted(actions[name].request.members)
-    chosen = draw(st.lists(st.sampled_from(members), unique=True) if members else st.just(list[str]()))
-    return name, {member: draw(VALUES) for member in chosen}
-
-
-@pytest.fixture(scope="module", params=["aws", "yandex"])
-def dispatcher(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Dispatcher]]:
-    name: DialectName = "aws" if request.param == "aws" else "yandex"
-    store = open_store(Path(tmp_path_factory.mktemp("fuzz")) / "store", Clock(), dialect=name)
-    store.create_stream("clicks")
-    yield name, Dispatcher(store)
-    store.close()
-
-
-@given(data=st.data())
-def test_no_member_of_any_kind_is_a_mistake_of_the_server(
-    data: st.DataObject, dispatcher: tuple[str, Dispatcher]
-) -> None:
-    name, dispatches = dispatcher
-    action, members = data.draw(requests(name))
-    answer = Wire(dispatches, data.draw(st.sampled_from([JSON, CBOR]))).ask(action, members)
-    assert answer.status in (200, 400), answer
-    assert answer.status == 200 or answer.body["__type"]
-
-
-@given(body=st.binary(max_size=60), content_type=st.sampled_from([JSON, CBOR, "application/cbor", "application/json"]))
-def test_no_bytes_of_any_kind_are_a_mistake_of_the_server(
-    body: bytes, content_type: str, dispatcher: tuple[str, Dispatcher]
-) -> None:
-    headers = {"x-amz-target": "Kinesis_20131202.PutRecord", "content-type": content_type}
-    answer = decoded(dispatcher[1].answer(WireRequest("POST", "/", "", headers, body)))
-    assert answer.status == 400, answer
 
 
 @pytest.mark.parametrize("limit", [float("nan"), float("inf")])

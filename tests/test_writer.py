@@ -23,8 +23,9 @@ from streamstore import (
     writer,
 )
 from streamstore.check import check_store
-from streamstore.engine import Engine, WriteTransaction
+from streamstore.engine import Engine
 from streamstore.shards import ShardAppender
+from streamstore.transaction import WriteTransaction
 from tests.children import code, command, run
 from tests.programs.forks import methods
 

@@ -2,6 +2,9 @@
 
 import base64
 import json
+import struct
+import zlib
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import cbor2
@@ -63,9 +66,17 @@ def decoded(response: WireResponse) -> Answer:
     headers = {name.lower(): value for name, value in response.headers}
     body: object = {}
     if response.body:
-        is_cbor = "cbor" in headers["content-type"]
-        body = cbor2.loads(response.body, semantic_decoders={1: as_sent}) if is_cbor else json.loads(response.body)
+        body = loads(response.body, headers["content-type"])
     return Answer(response.status, headers, cast("dict[str, object]", body))
+
+
+def loads(body: bytes, content_type: str) -> object:
+    """Return what a body says. A time in CBOR is the number behind its tag."""
+    if "cbor" in content_type.lower():
+        value: object = cbor2.loads(body, semantic_decoders={1: as_sent})
+    else:
+        value = json.loads(body)
+    return value
 
 
 def as_base64(value: object) -> str:
@@ -77,3 +88,20 @@ def as_sent(value: object, immutable: bool) -> tuple[str, object]:
     """Return a time of CBOR as the number behind its tag."""
     del immutable
     return "tag 1", value
+
+
+def frames_of(raw: bytes) -> Iterator[tuple[dict[str, str], bytes]]:
+    """Yield the headers and payload of each frame; both checksums must be right."""
+    while raw:
+        size, head_size, prelude_crc = struct.unpack(">III", raw[:12])
+        assert zlib.crc32(raw[:8]) == prelude_crc
+        assert zlib.crc32(raw[: size - 4]) == struct.unpack(">I", raw[size - 4 : size])[0]
+        head, headers = raw[12 : 12 + head_size], dict[str, str]()
+        while head:
+            name_end = 1 + head[0]
+            assert head[name_end] == 7
+            value_end = name_end + 3 + struct.unpack(">H", head[name_end + 1 : name_end + 3])[0]
+            headers[head[1:name_end].decode()] = head[name_end + 3 : value_end].decode()
+            head = head[value_end:]
+        yield headers, raw[12 + head_size : size - 4]
+        raw = raw[size:]

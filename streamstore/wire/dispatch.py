@@ -132,5 +132,5 @@ def _retry_key(request: WireRequest) -> str | None:
     invocation_id = request.headers.get("amz-sdk-invocation-id")
     if not invocation_id:
         return None
-    digest = hashlib.blake2b(request.body, key=hashlib.blake2b(invocation_id.encode()).digest(), digest_size=16)
-    return digest.hexdigest()
+    name = hashlib.blake2b(invocation_id.encode("utf-8", "surrogatepass")).digest()
+    return hashlib.blake2b(request.body, key=name, digest_size=16).hexdigest()

@@ -131,7 +131,9 @@ def refused(error_name: str, message: str) -> Callable[[StreamStore, Arguments],
 
 def _require_stream(store: StreamStore, arguments: Arguments) -> str:
     """Return the name of the stream that the request or its resource's ARN names, which must exist."""
-    name = arguments.stream_name() if arguments.stream_name_or_none() else _tagged_stream(arguments)
+    name = arguments.stream_name_or_none()
+    if name is None:
+        name = _tagged_stream(arguments)
     return store.describe_stream_summary(name).stream_name
 
 

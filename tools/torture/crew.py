@@ -36,6 +36,7 @@ __all__ = [
     "Crew",
     "End",
     "Shift",
+    "answer_line",
     "choose_shifts",
     "create_streams",
     "delete_streams",
@@ -273,11 +274,11 @@ class _Worker:
                 waiting.append((stream, labels[0], begin_ms, future))
             else:
                 result = self._store.put_record(stream, payload_of(labels[0]), labels[0])
-                self._note(_answer(stream, labels[0], begin_ms, result.shard_id, result.sequence_number))
+                self._note(answer_line(stream, labels[0], begin_ms, result.shard_id, result.sequence_number))
             while waiting and (waiting[0][3].done() or len(waiting) == WINDOW):
                 stream, label, begin_ms, future = waiting.popleft()
                 result = future.result()
-                self._note(_answer(stream, label, begin_ms, result.shard_id, result.sequence_number))
+                self._note(answer_line(stream, label, begin_ms, result.shard_id, result.sequence_number))
             call += 1
 
     def _put_records(self, stream: str, labels: list[str], begin_ms: int) -> None:
@@ -285,7 +286,7 @@ class _Worker:
         results = self._store.put_records(stream, entries).records
         self._note(
             *(
-                _answer(stream, label, begin_ms, result.shard_id, result.sequence_number)
+                answer_line(stream, label, begin_ms, result.shard_id, result.sequence_number)
                 for label, result in zip(labels, results, strict=True)
             )
         )
@@ -295,7 +296,7 @@ class _Worker:
         while not self._failed.is_set():
             label = f"r{retrier}/{number}/0/1"
             put = self._store.put_record(ONCE, payload_of(label), label, idempotency_key=label)
-            self._note(_answer(ONCE, label, 0, put.shard_id, put.sequence_number))
+            self._note(answer_line(ONCE, label, 0, put.shard_id, put.sequence_number))
             number += 1
 
     def _double(self) -> None:
@@ -305,7 +306,7 @@ class _Worker:
                     return
                 label = double_of(record.partition_key)
                 result = consumer.checkpoint_with_records(DOUBLES, [(payload_of(label), label)]).records[0]
-                self._note(_answer(DOUBLES, label, 0, result.shard_id, result.sequence_number))
+                self._note(answer_line(DOUBLES, label, 0, result.shard_id, result.sequence_number))
 
     def _reshard(self) -> None:
         dice = random.Random(self._shift.name)
@@ -337,5 +338,5 @@ class _Worker:
         return [shard.shard_id]
 
 
-def _answer(stream: str, label: str, begin_ms: int, shard_id: str | None, sequence_number: str | None) -> str:
+def answer_line(stream: str, label: str, begin_ms: int, shard_id: str | None, sequence_number: str | None) -> str:
     return f"ack {stream} {shard_id} {sequence_number} {label} {begin_ms}"

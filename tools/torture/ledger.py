@@ -27,7 +27,7 @@ from tools.torture.crew import (
     payload_of,
 )
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "StreamLedger"]
 
 CHECKER: Final = "checker"
 PROBLEMS_MAX: Final = 20
@@ -63,8 +63,8 @@ class _Shard:
         return self.first + len(self.kept)
 
 
-class _Stream:
-    """What is known of one stream."""
+class StreamLedger:
+    """What is known of one stream. Its labels are those of ``crew.py``: a producer, its call, an entry and how many."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -74,6 +74,10 @@ class _Stream:
         self.closed: set[str] = set()
         self.trimmed_before_ms = 0
         """Records that arrived at or after this are never gone."""
+
+    def hear(self, shard_id: str, sequence: str, label: str, begin_ms: str = "0") -> None:
+        """Take in what a producer was answered."""
+        self.answers.append(_Answer(shard_id, int(sequence), label, int(begin_ms)))
 
     def check(self, store: StreamStore, *, fully: bool) -> Iterator[str]:
         """Read what is new, or everything. Yields what does not agree."""
@@ -171,7 +175,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._streams = {name: _Stream(name) for name in STREAMS}
+        self._streams = {name: StreamLedger(name) for name in STREAMS}
         self._checks = 0
         self.next_numbers = [0] * RETRIERS
         """Of each idempotent producer the first number that was not answered."""
@@ -214,7 +218,7 @@ class Ledger:
         self._hear_answer(PUTS, put.shard_id, put.sequence_number, label, "0")
 
     def _hear_answer(self, stream: str, shard_id: str, sequence: str, label: str, begin_ms: str) -> None:
-        self._streams[stream].answers.append(_Answer(shard_id, int(sequence), label, int(begin_ms)))
+        self._streams[stream].hear(shard_id, sequence, label, begin_ms)
         if stream == ONCE:
             producer, number, _, _ = _place_of(label)
             retrier = int(producer.removeprefix("r"))

@@ -1,5 +1,6 @@
 """Faults to plant in a program, each a defence taken away: a checker that stays green with one is no checker."""
 
+import asyncio
 import contextlib
 import queue
 from collections.abc import Callable, Sequence
@@ -8,10 +9,10 @@ from unittest import mock
 
 import lmdb
 
-from streamstore import disk_format
+from streamstore import AsyncStreamStore, disk_format
 from streamstore.consumer import Checkpoint, ConsumerPlace, StreamConsumer
 from streamstore.disk_format import record_key
-from streamstore.engine import Engine, ReadTransaction, WriteTransaction
+from streamstore.engine import Engine
 from streamstore.errors import StreamStoreError
 from streamstore.folder import FolderLock, StoreFolder
 from streamstore.idempotency import StreamKeys
@@ -19,6 +20,7 @@ from streamstore.model import EntryLike, PutRecordsResult, ShardCounter, StoredS
 from streamstore.retention import trim_shard
 from streamstore.shards import PutOutcome, ShardAppender, result_of_put_records
 from streamstore.streams import KnownShard, load_counter
+from streamstore.transaction import ReadTransaction, WriteTransaction
 from streamstore.writer import WaitingRequest, Writer
 
 T = TypeVar("T")
@@ -61,6 +63,7 @@ def plant(name: str | None) -> None:
     if name == "acknowledge-before-commit":
         mock.patch.object(Writer, "execute", _answer_when_applied).start()
         mock.patch.object(Writer, "execute_on_writer_thread", _answer_when_applied).start()
+        mock.patch.object(AsyncStreamStore, "_submit", _answer_task_when_applied).start()
     elif name == "no-sync-on-open":
         mock.patch.object(FolderLock, "sync_data_file").start()
     elif name == "no-sync-of-names":
@@ -178,6 +181,31 @@ def _answer_when_applied(writer: Writer, apply: Callable[[ShardAppender], T], *,
     if isinstance(answer, StreamStoreError):
         raise answer
     return answer
+
+
+def _answer_task_when_applied(
+    store: AsyncStreamStore, change: Callable[[ShardAppender], T], payload_bytes: int
+) -> "asyncio.Future[T]":
+    """The same for a task, which a server is made of."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(answer: T | StreamStoreError) -> None:
+        if future.done():
+            return
+        if isinstance(answer, StreamStoreError):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+    def apply_and_answer(appender: ShardAppender) -> None:
+        try:
+            loop.call_soon_threadsafe(settle, change(appender))
+        except StreamStoreError as error:
+            loop.call_soon_threadsafe(settle, error)
+
+    store.opened.submit(WaitingRequest(apply_and_answer, payload_bytes))
+    return future
 
 
 def _ending_too_low(shard: StoredShard) -> int | None:

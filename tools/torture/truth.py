@@ -18,8 +18,9 @@ from streamstore import (
     StreamStoreError,
 )
 from streamstore.check import check_store
-from streamstore.engine import Engine, ReadTransaction
+from streamstore.engine import Engine
 from streamstore.streams import iterate_streams
+from streamstore.transaction import ReadTransaction
 from tools.torture.operations import AFTER, BESIDE, SHARD, Operation, Stage, open_store
 
 __all__ = ["Expected", "Fault", "Told", "contradictions", "copy_store", "expect", "make"]

@@ -14,6 +14,7 @@ from tools.torture.parts import (
     real_power_loss,
     recovery,
     recovery_time,
+    serve_kill,
 )
 
 __all__ = ["PARTS"]
@@ -22,6 +23,7 @@ _PARTS: Final[tuple[Part, ...]] = (
     power_loss.PART,
     real_power_loss.PART,
     kill.PART,
+    serve_kill.PART,
     io_faults.PART,
     failed_sync.PART,
     recovery.PART,

@@ -1,0 +1,252 @@
+"""One transaction of LMDB: a snapshot to read, a snapshot that may be damaged, the one that writes.
+
+Named databases, keys and values. ``engine.py`` begins and ends them; nothing here commits.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import lmdb
+
+from streamstore.errors import StorageError, StoreFormatError
+from streamstore.library import MACHINE_ERRORS, name_end, translate
+
+if TYPE_CHECKING:
+    from streamstore.engine import Engine
+
+__all__ = [
+    "RECOVERY_DATABASE",
+    "Evidence",
+    "HandleMissingError",
+    "ObservedTransaction",
+    "ReadTransaction",
+    "WriteTransaction",
+]
+
+RECOVERY_DATABASE: Final = b"recoveries"
+CHANGE_KEY: Final = b"change"
+CHANGE_MARK_BYTES: Final = 16
+
+
+class Evidence(NamedTuple):
+    """The last change of a transaction: it is in the file exactly when the transaction is."""
+
+    database: bytes
+    key: bytes
+    value: bytes | None  # None: the key was deleted
+    is_new_key: bool = False
+
+
+class HandleMissingError(Exception):
+    """A snapshot holds a named database of which this process has no handle yet."""
+
+    def __init__(self, database: bytes) -> None:
+        self.database = database
+
+
+class ReadTransaction:
+    """One consistent snapshot. Values are copies. A database that does not exist is empty."""
+
+    __slots__ = ("_handles", "_transaction")
+
+    def __init__(self, transaction: "lmdb.Transaction[bytes]", handles: Mapping[bytes, "lmdb._Database"]) -> None:
+        self._transaction = transaction
+        self._handles = handles
+
+    def get(self, database: bytes, key: bytes) -> bytes | None:
+        handle = self._handle(database)
+        return None if handle is None else self._transaction.get(key, db=handle)
+
+    def items_from(self, database: bytes, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over the keys at and after ``key``. The iterator ends with the transaction."""
+        handle = self._handle(database)
+        if handle is not None:
+            cursor = self._transaction.cursor(handle)
+            if cursor.set_range(key):
+                return cursor.iternext()
+        return iter(())
+
+    def last_key(self, database: bytes) -> bytes | None:
+        handle = self._handle(database)
+        if handle is None:
+            return None
+        with self._transaction.cursor(handle) as cursor:
+            return cursor.key() if cursor.last() else None
+
+    def commit_number(self) -> int:
+        """Return the number of the newest commit in this snapshot. Numbers rise, whichever process commits."""
+        return self._transaction.id()
+
+    def databases(self) -> list[bytes]:
+        with self._transaction.cursor() as cursor:
+            return [name.removesuffix(name_end()) for name in cursor.iternext(keys=True, values=False)]
+
+    def _handle(self, database: bytes) -> "lmdb._Database | None":
+        handle = self._handles.get(database)
+        if handle is None and self._transaction.get(database + name_end()) is not None:
+            # LMDB forbids opening a handle while another transaction of the process may do the same.
+            raise HandleMissingError(database)
+        return handle
+
+
+class ObservedTransaction(ReadTransaction):
+    """A snapshot that may be damaged: it tells of every step, its errors are ours, and its keys rise or it ends.
+
+    Pages that are not what they were may lead round in circles. Behind an error it goes on, in the same snapshot.
+    """
+
+    __slots__ = ("_begin", "_number", "_on_step")
+
+    def __init__(
+        self, seen: ReadTransaction, begin: "Callable[[], lmdb.Transaction[bytes]]", on_step: Callable[[], None]
+    ) -> None:
+        super().__init__(seen._transaction, seen._handles)
+        self._begin = begin
+        self._on_step = on_step
+        self._number = self.commit_number()
+
+    def get(self, database: bytes, key: bytes) -> bytes | None:
+        self._on_step()
+        with self._going_on():
+            return super().get(database, key)
+
+    def items_from(self, database: bytes, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with self._going_on():
+            last_key = None
+            for item in super().items_from(database, key):
+                if last_key is not None and item[0] <= last_key:
+                    name = database.decode(errors="replace")
+                    raise StoreFormatError(
+                        f"The keys of {name} do not rise behind {last_key!r}: its pages are damaged."
+                    )
+                last_key = item[0]
+                self._on_step()
+                yield item
+
+    def last_key(self, database: bytes) -> bytes | None:
+        with self._going_on():
+            return super().last_key(database)
+
+    def databases(self) -> list[bytes]:
+        with self._going_on():
+            return super().databases()
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Generator[None]:
+        if self.commit_number() != self._number:
+            raise StorageError("The store was written meanwhile, so what comes behind the damage was not read.")
+        try:
+            yield
+        except MACHINE_ERRORS as error:
+            self._transaction = self._begin()  # LMDB gives up one that met a damaged page
+            raise translate(error, "read") from error
+
+
+class WriteTransaction(ReadTransaction):
+    """The one write transaction. Nothing of it is in the file until ``Engine.write`` returns."""
+
+    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "evidence", "freed_pages")
+
+    def __init__(self, engine: "Engine", env: lmdb.Environment, transaction: "lmdb.Transaction[bytes]") -> None:
+        super().__init__(transaction, engine.handles)
+        self._engine = engine
+        self._env = env
+        self._opened: dict[bytes, lmdb._Database] = {}
+        self._exclusive: contextlib.ExitStack | None = None
+        self.evidence: Evidence | None = None
+        self.freed_pages = False
+
+    def put(self, database: bytes, key: bytes, value: bytes) -> None:
+        self._transaction.put(key, value, db=self._created(database))
+        self.evidence = Evidence(database, key, value)
+
+    def delete(self, database: bytes, key: bytes) -> None:
+        handle = self._handle(database)
+        if handle is not None:
+            self._transaction.delete(key, db=handle)
+            self.evidence = Evidence(database, key, None)
+            self.freed_pages = True
+
+    def delete_before(self, database: bytes, key: bytes, *, start: bytes = b"") -> None:
+        """Delete every key at or after ``start`` and in front of ``key``."""
+        handle = self._handle(database)
+        if handle is not None:
+            with self._transaction.cursor(handle) as cursor:
+                found = cursor.set_range(start)
+                while found and cursor.key() < key:
+                    cursor.delete()
+                    found = cursor.key() != b""  # it stands on the next key, or behind the last
+            self.freed_pages = True
+
+    def put_all(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
+        with self._transaction.cursor(self._created(database)) as cursor:
+            cursor.putmulti(items)
+        self.evidence = Evidence(database, *items[-1])
+
+    def commit_anyway(self) -> None:
+        """Have this transaction committed though it changes nothing, so that what it saw is on disk behind it.
+
+        A process that was killed in a commit may have left its last pages in the page cache only.
+        """
+        if self.evidence is None:
+            self.mark()
+
+    def mark(self) -> None:
+        """Make a change that no other transaction makes."""
+        self.put(RECOVERY_DATABASE, CHANGE_KEY, os.urandom(CHANGE_MARK_BYTES))
+
+    def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
+        """Add items whose keys are greater than all in the database, in rising order."""
+        handle = self._created(database)
+        last_key, last_value = items[-1]
+        if len(items) == 1:
+            added = int(self._transaction.put(last_key, last_value, append=True, db=handle))
+        else:
+            with self._transaction.cursor(handle) as cursor:
+                _, added = cursor.putmulti(items, append=True)
+        if added != len(items):
+            raise StoreFormatError(
+                f"{database.decode()} already holds a key of those to append: its counter is behind its records."
+            )
+        self.evidence = Evidence(database, last_key, last_value, is_new_key=True)
+
+    def drop(self, database: bytes) -> None:
+        """Remove the database with all its keys, if it exists.
+
+        LMDB closes the handle at once and may give its slot to another database, so no reader of this process
+        may be under way until the transaction has ended.
+        """
+        handle = self._handle(database)
+        if handle is not None:
+            if self._exclusive is None:
+                self._exclusive = contextlib.ExitStack()
+                self._exclusive.enter_context(self._engine.no_readers())
+            self._engine.handles.pop(database, None)
+            self._opened.pop(database, None)
+            self._transaction.drop(handle)
+            self.freed_pages = True
+
+    def keep_handles(self) -> None:
+        """After the commit: the handles that this transaction opened are good for the others."""
+        if self._opened:
+            self._engine.handles = self._engine.handles | self._opened
+
+    def let_readers_in(self) -> None:
+        if self._exclusive is not None:
+            self._exclusive.close()
+
+    def _handle(self, database: bytes) -> "lmdb._Database | None":
+        handle = self._opened.get(database) or self._handles.get(database)
+        if handle is None and self._transaction.get(database + name_end()) is not None:
+            handle = self._open(database)
+        return handle
+
+    def _created(self, database: bytes) -> "lmdb._Database":
+        return self._handle(database) or self._open(database)
+
+    def _open(self, database: bytes) -> "lmdb._Database":
+        handle = self._env.open_db(database, txn=self._transaction)
+        self._opened[database] = handle
+        return handle

@@ -1,0 +1,95 @@
+"""The fuzz of the wire in process: whatever is asked is answered, and what was acknowledged is stored, once.
+
+``HYPOTHESIS_PROFILE=ci`` asks ten times as much, ``release`` a hundred times.
+"""
+
+import asyncio
+import contextlib
+import tempfile
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from pathlib import Path
+from random import Random
+from typing import Final, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamstore import DialectName, StreamStore
+from streamstore.check import check_store
+from streamstore.wire import Dispatcher, WireRequest, WireResponse
+from tests.conftest import Clock, open_store
+from tests.wire import decoded, frames_of
+from tests.wire_fuzz import Client, Ledger, Sent, decoded_request
+
+REQUESTS: Final = 50  # to one store
+STATUSES: Final = (200, 400, 403, 413)
+
+
+class Fuzz:
+    """One store, and what it was asked."""
+
+    def __init__(self, store: StreamStore, random: Random) -> None:
+        self.dispatcher = Dispatcher(store)
+        self.client = Client(store.dialect, random)
+        self.ledger = Ledger()
+        store.create_stream("clicks", shard_count=2)
+        consumer = store.register_stream_consumer("clicks", "reader")
+        self.client.learn({"StreamARN": store.stream_arn("clicks"), "ConsumerARN": consumer.consumer_arn})
+        self.client.learn({"ShardId": store.dialect.shard_id(0)})
+
+    def ask(self, request: WireRequest) -> None:
+        """Ask, and look at the answer."""
+        response = self.dispatcher.answer(request)
+        if isinstance(response.body, Iterator):
+            with contextlib.closing(cast("Generator[bytes]", response.body)) as body:
+                self._note_frames(decoded_request(request), [next(body)])
+        else:
+            self._note(request, response)
+
+    async def ask_awaited(self, request: WireRequest) -> None:
+        """Like ``ask``, the way of a server."""
+        response = await self.dispatcher.answer_async(request)
+        if isinstance(response.body, AsyncIterator):
+            async with contextlib.aclosing(cast("AsyncGenerator[bytes]", response.body)) as body:
+                self._note_frames(decoded_request(request), [await anext(body)])
+        else:
+            self._note(request, response)
+
+    def _note(self, request: WireRequest, response: WireResponse) -> None:
+        answer = decoded(response)
+        assert answer.status in STATUSES, answer
+        assert (answer.status == 200) == ("__type" not in answer.body) == ("x-amzn-errortype" not in answer.headers)
+        assert answer.headers["x-amzn-requestid"]
+        assert isinstance(response.body, bytes)
+        if response.body:
+            assert answer.headers["x-amz-crc32"] == str(zlib.crc32(response.body))
+        if answer.status == 200:
+            self.ledger.note(decoded_request(request), answer)
+            self.client.learn(answer.body)
+
+    def _note_frames(self, sent: Sent, frames: list[bytes]) -> None:
+        assert sent.action == "SubscribeToShard"
+        [(headers, _)] = frames_of(b"".join(frames))
+        assert headers[":event-type"] == "initial-response"
+
+
+@pytest.mark.parametrize("dialect", ["aws", "yandex"])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_whatever_is_asked_is_answered_and_what_was_acknowledged_is_stored_once(
+    dialect: DialectName, seed: int
+) -> None:
+    random = Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "store")
+        with open_store(path, Clock(), dialect=dialect) as store, asyncio.Runner() as runner:
+            fuzz = Fuzz(store, random)
+            for _ in range(REQUESTS):
+                request = fuzz.client.next_request()
+                if random.random() < 0.5:
+                    fuzz.ask(request)
+                else:
+                    runner.run(fuzz.ask_awaited(request))
+            fuzz.ledger.check(store)
+        assert check_store(path) == []
