@@ -6,6 +6,7 @@ from typing import Final, Literal
 from benchmarks.competitors import BareFile, BareLmdb, PersistQueue, RocksDb, SqliteConnections, SqliteWalFull
 from benchmarks.contenders import AsyncStreamstore, Contender, FourShards, Streamstore
 from benchmarks.growth import GetTrial, MemoryTrial, OpenTrial, PutTrial, in_store_of
+from benchmarks.served import Kinesalite, Moto, ServedSigned, ServedStreamstore, ServedWithRetryKeys, over_http
 from benchmarks.trials import (
     BATCH_RECORDS,
     IN_FLIGHT,
@@ -90,6 +91,14 @@ ROCKSDB_WAITING: Final = "RocksDB, waiting"
 PERSIST_QUEUE: Final = "persist-queue"
 FILE: Final = "bare file"
 
+SERVED: Final = "streamstore serve"
+SERVED_WITH_RETRY_KEYS: Final = "ours, retry keys"
+SERVED_SIGNED: Final = "ours, signed"
+IN_PROCESS: Final = "ours, in process"
+KINESALITE: Final = "kinesalite"
+MOTO: Final = "moto server"
+CONNECTIONS: Final = 64
+
 PAYLOAD_BYTES: Final = 1024
 SMALL_PAYLOAD_BYTES: Final = 100
 DISK_RECORDS: Final = 1_000_000
@@ -99,12 +108,27 @@ FEW: Final = f"{FEW_RECORDS:,} records"
 MANY: Final = f"{MANY_RECORDS:,} records"
 
 EACH_RECORD: Final = "each record is synced to the device before it is acknowledged"
+EACH_OF_OURS: Final = f"{EACH_RECORD} by ours; the others keep records in memory only"
 EACH_BATCH: Final = "each batch is synced to the device before it is acknowledged"
 ONE: Final = "1 producer"
 
 
 def threads_row(name: str, kind: type[Contender], start: StartTrial, how: str = "") -> Row:
     return Row(name, kind, start, records=THREADS * 20, producers=THREADS, how=how)
+
+
+def served_rows(connections: int) -> tuple[Row, ...]:
+    """The servers. A turn of theirs is a time; ``records`` says nothing but how many records wait at once."""
+    return tuple(
+        Row(name, kind, over_http(kind), connections, producers=connections, how=how)
+        for name, kind, how in (
+            (SERVED, ServedStreamstore, ""),
+            (SERVED_WITH_RETRY_KEYS, ServedWithRetryKeys, "with amz-sdk-invocation-id, as SDKs send it"),
+            (SERVED_SIGNED, ServedSigned, "with --credentials, each signature verified"),
+            (KINESALITE, Kinesalite, "3.3.3 from npm"),
+            (MOTO, Moto, "5.2.5 from PyPI"),
+        )
+    )
 
 
 def disk_rows() -> tuple[Row, ...]:
@@ -250,6 +274,31 @@ CASES: Final = (
             ("waiting_reader", "of the same process", waiting_reader),
             ("waiting_reader_elsewhere", "of another process", reader_elsewhere),
         )
+    ),
+    Case(
+        name="serve",
+        title=f"PutRecord over HTTP, {CONNECTIONS} connections",
+        unit="records/s",
+        durability=EACH_OF_OURS,
+        payload_bytes=PAYLOAD_BYTES,
+        batch_records=1,
+        producers=f"{CONNECTIONS} connections of wrk, JSON, keep-alive",
+        rows=served_rows(CONNECTIONS),
+        bars=(Bar(SERVED, ">=", 3, KINESALITE), Bar(SERVED, ">=", 20, MOTO)),
+    ),
+    Case(
+        name="serve_1",
+        title="PutRecord over HTTP, 1 connection",
+        unit="records/s",
+        durability=EACH_OF_OURS,
+        payload_bytes=PAYLOAD_BYTES,
+        batch_records=1,
+        producers="1 connection of wrk, JSON, keep-alive",
+        rows=(
+            *served_rows(1),
+            Row(IN_PROCESS, Streamstore, puts(Streamstore, one_by_one), 2_000, how="put_record, no server"),
+        ),
+        bars=(Bar(SERVED, ">=", 0.5, IN_PROCESS),),
     ),
     *(
         Case(

@@ -24,6 +24,7 @@ import lmdb
 
 from benchmarks.contenders import Contender
 from benchmarks.payloads import partition_key_of
+from benchmarks.served import Served, reason_not_served
 
 # Without the extra "bench" the names stay unbound, and ``reason_left_out`` keeps their contenders out.
 try:
@@ -57,6 +58,8 @@ U64: Final = struct.Struct(">Q")
 
 def reason_left_out(kind: type[Contender]) -> str | None:
     """Return why the contender cannot take part on this machine; None if it can."""
+    if issubclass(kind, Served):
+        return reason_not_served(kind)
     if kind.package is not None and importlib.util.find_spec(kind.package) is None:
         return f"{kind.package} is not installed; it comes with the extra: pip install 'streamstore[bench]'"
     if kind is PersistQueue and _sqlite_synchronous_default() < SYNCHRONOUS_FULL:

@@ -2,7 +2,10 @@
 
 import os
 import platform
+import re
+import shutil
 import sqlite3
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -22,6 +25,8 @@ PACKAGES: Final = {
     "rocksdict": "rocksdict",
     "persist-queue": "persist-queue",
 }
+
+PROGRAMS: Final = {"wrk": "-v", "node": "--version"}
 
 
 def filesystem_under(folder: Path) -> str:
@@ -47,7 +52,15 @@ def describe_versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[shown] = "not installed"
     versions["CRC-32 by"] = CRC_MODULE
-    return versions
+    return versions | {program: _version_of_program(program, option) for program, option in PROGRAMS.items()}
+
+
+def _version_of_program(program: str, option: str) -> str:
+    if shutil.which(program) is None:
+        return "not installed"
+    done = subprocess.run([program, option], check=False, capture_output=True, text=True)
+    found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
+    return "of unknown version" if found is None else found[0]
 
 
 def _value(path: str, name: str) -> str:

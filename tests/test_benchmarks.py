@@ -6,24 +6,29 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import __main__ as runner
+from benchmarks import competitors, served
 from benchmarks.cases import CASES, Bar, Case, Row
 from benchmarks.competitors import BareFile, RocksDb, reason_left_out
 from benchmarks.measure import Measurement
 from benchmarks.payloads import WrongDataError, check_payloads, make_payloads
 from benchmarks.plot import to_svg
-from benchmarks.trials import THREADS, in_threads, one_by_one, puts
+from benchmarks.served import Served, ServedStreamstore, over_http, reason_not_served
+from benchmarks.trials import THREADS, Setup, in_threads, one_by_one, puts
 from streamstore.disk_format import CRC_MODULE
 
 FEW_RECORDS = 4
 PUT_RECORD = CASES[0]
+NOT_IN_A_TEST = "other servers come from npm and PyPI, which takes a minute"
 Run = Callable[..., int]
 
 
@@ -91,11 +96,16 @@ class Reorders(BareFile):
             self._held = None
 
 
+def reason_not_served_in_a_test(kind: type[Served]) -> str | None:
+    return reason_not_served(kind) if issubclass(kind, ServedStreamstore) else NOT_IN_A_TEST
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_benchmark_states_durability_payload_batch_and_producers(
-    case: Case, run: Run, capsys: pytest.CaptureFixture[str]
+    case: Case, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(competitors, "reason_not_served", reason_not_served_in_a_test)
     assert run(case.name) == 0
     printed = capsys.readouterr().out
     assert f"payload {case.payload_bytes:,} bytes, batch of {case.batch_records:,}, {case.producers}" in printed
@@ -104,8 +114,9 @@ def test_a_benchmark_states_durability_payload_batch_and_producers(
     left_out = {row.name: reason for row in case.rows if (reason := reason_left_out(row.kind)) is not None}
     for row in case.rows:
         assert left_out.get(row.name, row.kind.durability) in printed
-    if left_out:
-        pytest.skip(f"measured without {left_out}")
+    lacking = {name: reason for name, reason in left_out.items() if reason != NOT_IN_A_TEST}
+    if lacking:
+        pytest.skip(f"measured without {lacking}")
 
 
 def test_bars_compare_rows_of_their_case() -> None:
@@ -145,6 +156,50 @@ def test_a_store_that_loses_or_changes_a_record_fails_the_run(
     assert "WRONG DATA: put_record, faulty: " in error
     assert finding in error
     assert not results.exists()
+
+
+class Loses(ServedStreamstore):
+    def read_back(self) -> Iterator[bytes]:
+        yield from islice(super().read_back(), 2, None)
+
+
+class Doubles(ServedStreamstore):
+    def read_back(self) -> Iterator[bytes]:
+        stored = list(super().read_back())
+        yield from [*stored, *stored[:3]]
+
+
+class Refuses(ServedStreamstore):
+    def requests(self, payloads: Iterable[bytes]) -> Iterator[bytes]:
+        del payloads
+        yield self.request("PutRecord", {"StreamName": "another"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "finding"), [(Loses, "are stored"), (Doubles, "are stored"), (Refuses, "requests were refused")]
+)
+def test_a_server_that_loses_doubles_or_refuses_a_record_is_wrong(
+    kind: type[ServedStreamstore], finding: str, tmp_path: Path
+) -> None:
+    if (reason := reason_not_served(kind)) is not None:
+        pytest.skip(reason)
+    trial = over_http(kind)(Setup(tmp_path, tmp_path, 1_024, records=1, producers=1, records_max=1))
+
+    def turn_and_finish() -> None:
+        trial.turn()
+        trial.finish()
+
+    with closing(trial), pytest.raises(WrongDataError, match=finding):
+        turn_and_finish()
+
+
+def test_a_server_that_cannot_be_measured_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_node(tool: str) -> bool:
+        return tool == "node"
+
+    monkeypatch.setattr(served, "is_installed", only_node)
+    assert reason_not_served(served.Kinesalite) == "wrk, npm not found, and not installed from Debian"
 
 
 def test_payloads_prove_themselves() -> None:

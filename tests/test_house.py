@@ -141,13 +141,21 @@ WIRE_MAY_IMPORT = {
         "notify",
         "service",
     },
-    "__init__": {"app", "dispatch", "http", "refusal"},
+    "prepared": {"http"},
+    "in_process": {"dispatch", "http", "prepared"},
+    "in_process_aio": {"dispatch", "http", "prepared"},
+    "fixtures": {"in_process"},
+    "__init__": {"app", "dispatch", "http", "in_process", "in_process_aio", "refusal"},
 }
 WIRE_MAY_IMPORT_FROM_OUTSIDE = {
     "protocol": {"cbor2"},
     "metrics": {"prometheus_client"},
     "listener": {"granian"},
     "serve": {"prometheus_client", "uvloop"},
+    "prepared": {"botocore"},
+    "in_process": {"boto3", "botocore", "mypy_boto3_kinesis"},
+    "in_process_aio": {"aiobotocore", "botocore", "types_aiobotocore_kinesis"},
+    "fixtures": {"mypy_boto3_kinesis", "pytest"},
 }
 CLI_SEES_OF_THE_WIRE = {"serve"}
 

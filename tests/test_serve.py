@@ -228,6 +228,22 @@ def test_a_key_uses_its_streams_only_however_they_are_named(guarded: Server) -> 
     assert not may("ListStreams")
 
 
+def test_a_subscription_ends_with_its_shard(guarded: Server) -> None:
+    """The answer ends by itself, and not only with its reader."""
+    guarded.ask("CreateStream", StreamName="ended", ShardCount=1)
+    guarded.ask("PutRecord", StreamName="ended", Data="aGk=", PartitionKey="k")
+    shard_id = "shardId-000000000000"
+    guarded.ask("SplitShard", StreamName="ended", ShardToSplit=shard_id, NewStartingHashKey="9")
+    consumer = guarded.ask("RegisterStreamConsumer", StreamARN=arn("ended"), ConsumerName="c")["Consumer"]
+    assert isinstance(consumer, dict)
+    place = {"ShardId": shard_id, "StartingPosition": {"Type": "TRIM_HORIZON"}}
+    events = guarded.do("SubscribeToShard", {"ConsumerARN": consumer["ConsumerARN"], **place})
+    assert events.status == 200
+    assert b"aGk=" in events.body
+    assert b"shardId-000000000002" in events.body
+    guarded.ask("DeleteStream", StreamName="ended", EnforceConsumerDeletion=True)
+
+
 def test_health_and_metrics_need_no_key_on_this_machine(guarded: Server) -> None:
     assert guarded.get("/healthz").json() == {"status": "ok"}
     metrics = guarded.get("/metrics")

@@ -479,6 +479,33 @@ def test_a_request_that_the_server_has_taken_apart_is_still_what_was_signed(path
     asyncio.run(App(answer).__rsgi__(handed, handed))
 
 
+# What the AWS SDK for JavaScript 3.1142 sent over HTTP/2 with the key "A" and the secret "B".
+OF_JAVASCRIPT: Final[Mapping[str, str]] = {
+    "content-type": "application/x-amz-json-1.1",
+    "x-amz-target": "Kinesis_20131202.ListStreams",
+    "content-length": "2",
+    "x-amz-user-agent": "aws-sdk-js/3.1142.0",
+    "amz-sdk-invocation-id": "ca334eeb-a4f7-445f-ab48-43208a566dde",
+    "amz-sdk-request": "attempt=1; max=1",
+    "x-amz-date": "20261126T160113Z",
+    "x-amz-content-sha256": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+    "authorization": "AWS4-HMAC-SHA256 Credential=A/20261126/us-east-1/kinesis/aws4_request, "
+    "SignedHeaders=:authority;amz-sdk-invocation-id;amz-sdk-request;content-length;content-type;x-amz-content-sha256;"
+    "x-amz-date;x-amz-target;x-amz-user-agent, "
+    "Signature=4c358748f2a4a25e2d20633a3c2f6cc2b9a5dfac08fd4d7b6c5801029de3f9c7",
+}
+
+
+def test_the_authority_of_http_2_may_be_signed_in_place_of_the_host() -> None:
+    request = WireRequest("POST", "/", "", {**OF_JAVASCRIPT, "host": "127.0.0.1:9"}, b"{}")
+    signature = parse_signature(request)
+    key = signing_key("B", signature.date, signature.region, signature.service)
+    check_signature(request, signature, key=key)
+    elsewhere = request._replace(headers={**request.headers, "host": "127.0.0.1:10"})
+    with pytest.raises(DeniedError, match="does not match"):
+        check_signature(elsewhere, parse_signature(elsewhere), key=key)
+
+
 @pytest.mark.parametrize("denial", Denial)
 def test_every_denial_has_the_name_and_the_status_of_each_dialect(denial: Denial) -> None:
     aws = DeniedError(denial, "no").refusal(AWS)

@@ -231,8 +231,11 @@ async def _send_frames(
         async for frame in frames:
             await send_frame(frame)
 
+    async def leave() -> None:  # in a task, because what a server gives to be awaited need not be a whole future
+        await client_disconnect
+
     sending = asyncio.ensure_future(send_all())
-    leaving = asyncio.ensure_future(client_disconnect)
+    leaving = asyncio.ensure_future(leave())
     try:
         await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
         return sending.done() and sending.exception() is None

@@ -50,6 +50,7 @@ QUERY_PARAMETERS: Final = (
 )
 # What decides where a request goes and what it does; all else is in the string to sign, or changes nothing.
 ALWAYS_SIGNED: Final = ("host", "x-amz-target")
+AUTHORITY: Final = ":authority"  # the host by its name in HTTP/2, under which the client of JavaScript signs it
 MISMATCH: Final = (
     "The request signature we calculated does not match the signature you provided. "
     "Check your AWS Secret Access Key and signing method. Consult the service documentation for details."
@@ -142,8 +143,9 @@ def check_time(signature: RequestSignature, *, now: datetime) -> None:
 
 def check_signature(request: WireRequest, signature: RequestSignature, *, key: bytes) -> None:
     """Refuse a request that is not what was signed with the key of ``signing_key``."""
+    signed = {_header_of(name) for name in signature.signed_headers}
     for name in ALWAYS_SIGNED:
-        if name in request.headers and name not in signature.signed_headers:
+        if name in request.headers and name not in signed:
             raise DeniedError(Denial.WRONG_SIGNATURE, f"'{name}' must be a 'SignedHeader' in the AWS Authorization.")
     body_hash = sha256(request.body).hexdigest()
     claimed_hash = request.headers.get("x-amz-content-sha256", body_hash)
@@ -269,7 +271,8 @@ def _query_parameters(query: str) -> dict[str, str]:
 
 
 def _canonical_request(request: WireRequest, signature: RequestSignature, body_hash: str) -> str:
-    headers = (f"{name}:{' '.join(request.headers.get(name, '').split())}\n" for name in signature.signed_headers)
+    values = ((name, request.headers.get(_header_of(name), "")) for name in signature.signed_headers)
+    headers = (f"{name}:{' '.join(value.split())}\n" for name, value in values)
     return "\n".join(
         (
             request.method,
@@ -280,6 +283,10 @@ def _canonical_request(request: WireRequest, signature: RequestSignature, body_h
             body_hash,
         )
     )
+
+
+def _header_of(signed_name: str) -> str:
+    return "host" if signed_name == AUTHORITY else signed_name
 
 
 def _canonical_path(path: str) -> str:
