@@ -6,6 +6,7 @@ Each method validates, then hands a function to the writer (changes) or to the e
 import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -55,7 +56,7 @@ from streamstore.model import (
 from streamstore.opened import OpenStore
 from streamstore.reading import ShardReader
 from streamstore.reshard import drop_expired_shards, merge_shards, resize_stream, split_shard
-from streamstore.retention import trim_shard
+from streamstore.retention import in_bites, trim_shard
 from streamstore.settings import (
     add_tags,
     decrease_retention,
@@ -306,8 +307,9 @@ class StreamControl(OpenStore):
         """Delete now what is older than the retention of the stream, or of all streams; its pages are used again.
 
         Idempotency keys older than the window go too. Puts do this on their way, so it is for streams that nobody
-        writes to. It works in bites of 1,000 records or keys, each a commit of its own, so that puts get in between.
-        What it deletes could not be read any more.
+        writes to. It works in bites of 1,000 records or keys, each a commit of its own, so that puts get in between,
+        and in smaller ones while the disk is full, which makes room for them. What it deletes could not be read any
+        more.
 
         Raises ``InvalidArgumentException``, ``ResourceNotFoundException``, and the storage errors of ``put_record``;
         then the bites before are deleted.
@@ -318,17 +320,12 @@ class StreamControl(OpenStore):
         else:
             names = [self._load(parse_stream_name("stream_name", stream_name, self._dialect)).stored.name]
 
-        def forget(transaction: WriteTransaction, stream: StoredStream) -> int:
-            return forget_expired_keys(transaction, stream, now_ms=now_ms, keys_max=TRIM_IDEMPOTENCY_KEYS_MAX)
-
         record_count = shard_count = key_count = 0
         for name in names:
             with contextlib.suppress(ResourceNotFoundException):  # deleted meanwhile: all of it is gone
                 for shard_index in self._load(name).stored.shards:
-                    while trimmed := self._trim_bite(name, shard_index, now_ms):
-                        record_count += trimmed
-                while forgotten := self._change_stream(name, forget):
-                    key_count += forgotten
+                    record_count += in_bites(partial(self._trim_bite, name, shard_index, now_ms), TRIM_RECORDS_MAX)
+                key_count += in_bites(partial(self._forget_bite, name, now_ms), TRIM_IDEMPOTENCY_KEYS_MAX)
                 if self._load(name).stored.expired_indexes(now_ms):
                     shard_count += self._change_stream(
                         name,
@@ -336,7 +333,13 @@ class StreamControl(OpenStore):
                     )
         return TrimResult(record_count, shard_count, key_count)
 
-    def _trim_bite(self, stream_name: str, shard_index: int, now_ms: int) -> int:
+    def _forget_bite(self, stream_name: str, now_ms: int, keys_max: int) -> int:
+        def forget(transaction: WriteTransaction, stream: StoredStream) -> int:
+            return forget_expired_keys(transaction, stream, now_ms=now_ms, keys_max=keys_max)
+
+        return self._change_stream(stream_name, forget)
+
+    def _trim_bite(self, stream_name: str, shard_index: int, now_ms: int, records_max: int) -> int:
         def trim(appender: ShardAppender) -> int:
             transaction = appender.flush()
             stream = self._catalog.load(transaction, stream_name)
@@ -348,7 +351,7 @@ class StreamControl(OpenStore):
                 stream.shard(shard_index, self._dialect),
                 counter,
                 horizon_ms=now_ms - stream.stored.retention_ms,
-                records_max=TRIM_RECORDS_MAX,
+                records_max=records_max,
                 damaged_max=None,
             )
             if trimmed != counter:

@@ -15,6 +15,7 @@ It knows named databases, keys and values, never streams or records. What it gua
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from streamstore.library import MACHINE_ERRORS, OUT_OF_SPACE, READERS_MAX, lib_v
 from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MIN
 from streamstore.model import StorageInfo, SyncMode
 from streamstore.process import NESTED_CALL, ReaderGate, open_engines
+from streamstore.room import GROWTH_AHEAD_BYTES, FileRoom, Need
 from streamstore.transaction import (
     RECOVERY_DATABASE,
     Evidence,
@@ -58,10 +60,9 @@ NAMED_DATABASES_MAX: Final = 4096
 RECOVERY_KEY: Final = b"last"
 VERIFY_ATTEMPTS: Final = 3
 
-# How the file grows under small commits: looked at after so many, kept so far ahead of the data.
-GROWTH_LOOK_COMMITS: Final = 8
-GROWTH_AHEAD_BYTES: Final = 512 * 1024
-GROWTH_AHEAD_BYTES_MIN: Final = 128 * 1024
+# On a full disk: how long the writer waits for reads to end, and how often it looks.
+OLDER_READERS_S_MAX: Final = 0.5
+OLDER_READERS_LOOK_S: Final = 0.002
 
 
 class _PageWalker(Protocol):
@@ -103,8 +104,10 @@ class Engine:
         self._closed = False
         self._failure: BaseException | None = None
         self._writing_ident: int | None = None
-        self._commits_until_look = GROWTH_LOOK_COMMITS
-        self._data_bytes_seen = 0
+        self._map_bytes_unlimited: int | None = None  # set while the map ends where the file does
+        self._need = Need()  # of the newest transaction
+        self._ripe_commit: int | None = None
+        self._awaited_commit: int | None = None
         self._disk_is_sure = False
         self._write_lock = threading.RLock()  # a signal handler may fork while its thread writes
         self._readers = ReaderGate()
@@ -117,6 +120,7 @@ class Engine:
                 self._folder.refuse_network_filesystem()
             with open_engines.opening(self, self._folder):
                 self._lock = FolderLock(self._folder, writable=not read_only)
+                self._room = FileRoom(self._lock)
                 try:
                     self._env = self._open_environment()
                 except BaseException:
@@ -173,7 +177,12 @@ class Engine:
                     raise RepairNeededError(self._recover)
                 return self._transact(apply)
             except lmdb.MapFullError:
-                raise RepairNeededError(self._grow_map) from None
+                mend = self._grow_map if self._map_bytes_unlimited is None else self._find_room
+                raise RepairNeededError(mend) from None
+            except StoreFullError:
+                if self._map_bytes_unlimited is None:
+                    raise
+                raise RepairNeededError(self._find_room) from None
             except lmdb.MapResizedError:
                 raise RepairNeededError(self._adopt_map) from None
             except lmdb.DbsFullError:
@@ -283,28 +292,53 @@ class Engine:
             self._lock.release()
 
     def _transact(self, apply: Callable[[WriteTransaction], T]) -> T:
-        env = self._env
-        lmdb_transaction = env.begin(write=True)
-        try:
-            self._make_disk_sure()
-            transaction = WriteTransaction(self, env, lmdb_transaction)
+        proven_commit = -1
+        while True:
+            env = self._env
+            lmdb_transaction = env.begin(write=True)
             try:
-                result = apply(transaction)
-                if transaction.evidence is not None:
-                    if self._may_have_been_so(transaction.evidence):
-                        transaction.mark()
-                    self._grow_file_ahead()
-                    self._commit(lmdb_transaction, transaction.evidence)
-                    # Finding out an outcome may have reopened the environment, which ended the handles of the old one.
-                    if env is self._env:
-                        transaction.keep_handles()
+                self._make_disk_sure()
+                transaction = WriteTransaction(self, env, lmdb_transaction)
+                self._need = transaction.need
+                try:
+                    result = apply(transaction)
+                    if transaction.evidence is not None:
+                        if self._may_have_been_so(transaction.evidence):
+                            transaction.mark()
+                        if self._keep_reserve(transaction, lmdb_transaction, proven_commit):
+                            proven_commit = lmdb_transaction.id()
+                            continue  # without the pages that the proof took
+                        self._commit(lmdb_transaction, transaction.evidence)
+                        # Finding out an outcome may have reopened the environment, which ended the old one's handles.
+                        if env is self._env:
+                            transaction.keep_handles()
+                finally:
+                    transaction.let_readers_in()
             finally:
-                transaction.let_readers_in()
-        finally:
-            lmdb_transaction.abort()  # does nothing after a commit
-        if transaction.freed_pages:
-            self._keep_file_whole()
-        return result
+                lmdb_transaction.abort()  # does nothing after a commit
+            if transaction.need.frees:
+                self._keep_file_whole()
+            return result
+
+    def _keep_reserve(
+        self, transaction: WriteTransaction, lmdb_transaction: "lmdb.Transaction[bytes]", proven_commit: int
+    ) -> bool:
+        """Keep pages for those who free some. True: proven for this commit, which must be made again.
+
+        While the disk has room, the file is made longer than the commit needs. While it has none, the map ends with
+        the file, and LMDB itself must find the pages of the reserve beside those of the commit: no one else knows
+        which of the free ones it may use already.
+        """
+        number = lmdb_transaction.id()
+        if self._map_bytes_unlimited is None:
+            if not self._room.make(transaction.need, number, partial(_bytes_needed, self._env)):
+                raise RepairNeededError(self._limit_map)
+            return False
+        reserve_pages = transaction.need.reserve_pages()
+        if reserve_pages == 0 or number == proven_commit:
+            return False
+        transaction.take_pages(reserve_pages)
+        return True
 
     def _may_have_been_so(self, evidence: Evidence) -> bool:
         """Tell whether the file may hold the evidence without the transaction: changes can undo each other."""
@@ -344,7 +378,7 @@ class Engine:
     def _refuse_full(self, error: BaseException) -> None:
         """Tell a full disk from a broken one: LMDB calls a write that was cut short an input/output error."""
         try:
-            self._lock.extend_data_file(self._lock.data_file_bytes() + 1)
+            self._lock.extend_data_file(_bytes_needed(self._env) + max(self._need.bytes(), GROWTH_AHEAD_BYTES))
         except OSError as full:
             if full.errno in OUT_OF_SPACE:
                 raise translate(full, "write") from error
@@ -392,11 +426,12 @@ class Engine:
         self._reopen()
         with self._env.begin(write=True) as transaction:
             self._make_disk_sure()
-            transaction.put(RECOVERY_KEY, str(transaction.id()).encode(), db=self._recovery_handle(transaction))
+            self._mark_recovery(transaction)
         self._failure = None
 
-    def _recovery_handle(self, transaction: "lmdb.Transaction[bytes]") -> "lmdb._Database":
-        return self._env.open_db(RECOVERY_DATABASE, txn=transaction)
+    def _mark_recovery(self, transaction: "lmdb.Transaction[bytes]") -> None:
+        handle = self._env.open_db(RECOVERY_DATABASE, txn=transaction)
+        transaction.put(RECOVERY_KEY, str(transaction.id()).encode(), db=handle)
 
     def _reopen(self) -> None:
         with self._readers.none():
@@ -413,6 +448,7 @@ class Engine:
             self._folder.sync_names()
             preallocate(self._folder.lock_path, LOCK_FILE_BYTES)
         env = self._map_environment()
+        self._map_bytes_unlimited = None
         try:
             # A killed process may have left commits in the page cache only. Nobody may see them before they last.
             can_write = self._lock.alone and not self._read_only
@@ -469,24 +505,6 @@ class Engine:
                     f"{self._folder.data_path} is damaged or truncated ({problems[0]}); restore it from a copy."
                 )
 
-    def _grow_file_ahead(self) -> None:
-        """Now and then write zeros behind the data, so that small commits find blocks there.
-
-        A commit that must lengthen the file waits for the journal of the filesystem too. Belongs into the write
-        transaction: then no other process is about to put data where the zeros go.
-        """
-        self._commits_until_look -= 1
-        if self._commits_until_look > 0:
-            return
-        self._commits_until_look = GROWTH_LOOK_COMMITS
-        with contextlib.suppress(*MACHINE_ERRORS):  # a commit that needs the space will say so
-            data_bytes = _bytes_needed(self._env)
-            grown_bytes = data_bytes - self._data_bytes_seen
-            self._data_bytes_seen = data_bytes
-            ahead_bytes = self._lock.data_file_bytes() - data_bytes
-            if ahead_bytes < GROWTH_AHEAD_BYTES_MIN and grown_bytes < GROWTH_AHEAD_BYTES:
-                self._lock.append_zeros(GROWTH_AHEAD_BYTES)
-
     def _keep_file_whole(self) -> None:
         """Give the file its last page if the commit left it short, so that the next opening need not walk it."""
         with contextlib.suppress(*MACHINE_ERRORS):  # only a convenience: a short file opens too
@@ -539,7 +557,9 @@ class Engine:
 
     def _grow_map(self) -> None:
         """Double the map. Nothing was stored by the transaction that found it full."""
-        map_bytes = 2 * self._env.info()["map_size"]
+        self._resize_map(2 * self._env.info()["map_size"])
+
+    def _resize_map(self, map_bytes: int) -> None:
         try:
             with self._readers.none():
                 self._env.set_mapsize(map_bytes)
@@ -553,6 +573,60 @@ class Engine:
     def _adopt_map(self) -> None:
         with self._readers.none():
             self._env.set_mapsize(0)
+        self._map_bytes_unlimited = None
+
+    def _limit_map(self) -> None:
+        """On a full disk: let the map end with the file, so that LMDB itself says which commit finds no page."""
+        page_bytes, map_bytes = self._env.stat()["psize"], self._env.info()["map_size"]
+        # LMDB never uses the last page of a map.
+        self._resize_map((self._lock.data_file_bytes() // page_bytes + 1) * page_bytes)
+        self._map_bytes_unlimited = map_bytes
+
+    def _find_room(self) -> None:
+        """Behind a commit that found no page: make room for it, or refuse it."""
+        try:
+            writing = self._env.begin(write=True)
+        except lmdb.MapResizedError:  # another process has found some
+            self._adopt_map()
+            return
+        try:
+            is_longer = self._room.find(_bytes_needed(self._env))
+        finally:
+            writing.abort()
+        if is_longer and self._map_bytes_unlimited is not None:
+            self._resize_map(self._map_bytes_unlimited)
+            self._map_bytes_unlimited = None
+        elif self._ripe_commit != (commit := self._env.info()["last_txnid"]):
+            self._ripen_free_pages()
+        elif self._need.reserve_pages() == 0 and self._awaited_commit != commit and self._has_older_readers(commit):
+            self._awaited_commit = commit
+            self._await_older_readers(commit)
+        elif not is_longer:
+            raise StoreFullError(
+                "No space left to write (the disk is full; nothing was stored or changed). Free some, or trim what has "
+                "expired, and call again."
+            )
+
+    def _await_older_readers(self, commit: int) -> None:
+        """Give reads that are under way, in any process, a moment to end: what they see cannot be used again."""
+        deadline_s = time.monotonic() + OLDER_READERS_S_MAX
+        while self._has_older_readers(commit) and time.monotonic() < deadline_s:
+            time.sleep(OLDER_READERS_LOOK_S)
+
+    def _has_older_readers(self, commit: int) -> bool:
+        """Tell whether a read transaction sees less than this commit."""
+        numbers = [line.split()[-1] for line in self._env.readers().splitlines()[1:]]
+        return any(number != "-" and int(number) < commit for number in numbers)
+
+    def _ripen_free_pages(self) -> None:
+        """Commit next to nothing: what a commit freed, LMDB uses two commits later, and no other gets through."""
+        try:
+            with self._env.begin(write=True) as transaction:
+                self._make_disk_sure()
+                self._mark_recovery(transaction)
+        except MACHINE_ERRORS:
+            self._disk_is_sure = False  # whatever it is, the next commit meets it too
+        self._ripe_commit = self._env.info()["last_txnid"]
 
     def _refuse_nested_write(self, ident: int) -> None:
         if self._writing_ident == ident:

@@ -31,7 +31,14 @@ from streamstore.errors import (
     StoreNotFoundError,
 )
 
-__all__ = ["NETWORK_FILESYSTEMS", "FolderLock", "StoreFolder", "filesystem_of", "nobody_else", "whole_or_none"]
+__all__ = [
+    "NETWORK_FILESYSTEMS",
+    "FolderLock",
+    "StoreFolder",
+    "filesystem_of",
+    "nobody_else",
+    "whole_or_none",
+]
 
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "lock.mdb"
@@ -155,11 +162,18 @@ class FolderLock:
         return os.fstat(self._descriptor).st_size
 
     def append_zeros(self, count_bytes: int) -> None:
-        os.pwrite(self._descriptor, bytes(count_bytes), self.data_file_bytes())
+        """Make the file longer. A full disk takes a part of it, as much as there is room for."""
+        while count_bytes > 0:
+            count_bytes -= os.pwrite(self._descriptor, bytes(count_bytes), self.data_file_bytes())
 
     def extend_data_file(self, size_bytes: int) -> None:
-        """Make the file at least this long. Unlike ftruncate, this never shortens what another process wrote."""
-        os.posix_fallocate(self._descriptor, size_bytes - 1, 1)
+        """Make the file at least this long, with blocks: a hole would need them when the disk may be full.
+
+        Unlike ftruncate, this never shortens what another process wrote.
+        """
+        missing_bytes = size_bytes - self.data_file_bytes()
+        if missing_bytes > 0:
+            os.posix_fallocate(self._descriptor, size_bytes - missing_bytes, missing_bytes)
 
     def watchable_path(self) -> str:
         """Return a path of the data file that stays good. Opening it would be harmless, too."""

@@ -1,17 +1,20 @@
-"""Retention inside a transaction: delete expired records, a bounded bite at a time.
+"""Retention: delete expired records, a bounded bite at a time, inside a transaction each.
 
 Only records are deleted here, from the front of a shard, so that what remains is one run of numbers. Nothing reads them
 any more when they go: reading has its own horizon, which is exact.
 """
 
+from collections.abc import Callable
+
 from streamstore.disk_format import record_key
+from streamstore.errors import StoreFullError
 from streamstore.losses import delete_losses
 from streamstore.model import ShardCounter
 from streamstore.reading import ShardReader
 from streamstore.streams import KnownShard
 from streamstore.transaction import WriteTransaction
 
-__all__ = ["trim_shard"]
+__all__ = ["in_bites", "trim_shard"]
 
 
 def trim_shard(
@@ -47,3 +50,25 @@ def trim_shard(
     transaction.delete_before(known.database, record_key(first_kept))
     delete_losses(transaction, known.stream_number, known.shard_index, before=first_kept)
     return counter._replace(first_sequence=first_kept)
+
+
+def in_bites(bite: Callable[[int], int], bite_max: int) -> int:
+    """Delete until nothing is left, up to ``bite_max`` at a time, and return how many that were.
+
+    A deletion writes pages before it gives any back. On a full disk a small one has room in those that earlier commits
+    gave back, and makes room for a larger one.
+    """
+    deleted = 0
+    bite_size = bite_max
+    while True:
+        try:
+            count = bite(bite_size)
+        except StoreFullError:
+            if bite_size == 1:
+                raise
+            bite_size //= 2
+            continue
+        if count == 0:
+            return deleted
+        deleted += count
+        bite_size = min(2 * bite_size, bite_max)

@@ -12,6 +12,7 @@ import lmdb
 
 from streamstore.errors import StorageError, StoreFormatError
 from streamstore.library import MACHINE_ERRORS, name_end, translate
+from streamstore.room import Need
 
 if TYPE_CHECKING:
     from streamstore.engine import Engine
@@ -28,6 +29,7 @@ __all__ = [
 RECOVERY_DATABASE: Final = b"recoveries"
 CHANGE_KEY: Final = b"change"
 CHANGE_MARK_BYTES: Final = 16
+PAGE_VALUE_BYTES: Final = 3_000  # more than shares a page, and no more than one page takes
 
 
 class Evidence(NamedTuple):
@@ -147,7 +149,7 @@ class ObservedTransaction(ReadTransaction):
 class WriteTransaction(ReadTransaction):
     """The one write transaction. Nothing of it is in the file until ``Engine.write`` returns."""
 
-    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "evidence", "freed_pages")
+    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "evidence", "need")
 
     def __init__(self, engine: "Engine", env: lmdb.Environment, transaction: "lmdb.Transaction[bytes]") -> None:
         super().__init__(transaction, engine.handles)
@@ -156,33 +158,35 @@ class WriteTransaction(ReadTransaction):
         self._opened: dict[bytes, lmdb._Database] = {}
         self._exclusive: contextlib.ExitStack | None = None
         self.evidence: Evidence | None = None
-        self.freed_pages = False
+        self.need = Need()
 
     def put(self, database: bytes, key: bytes, value: bytes) -> None:
         self._transaction.put(key, value, db=self._created(database))
+        self.need.put(value)
         self.evidence = Evidence(database, key, value)
 
     def delete(self, database: bytes, key: bytes) -> None:
         handle = self._handle(database)
         if handle is not None:
+            self.need.delete()
             self._transaction.delete(key, db=handle)
             self.evidence = Evidence(database, key, None)
-            self.freed_pages = True
 
     def delete_before(self, database: bytes, key: bytes, *, start: bytes = b"") -> None:
         """Delete every key at or after ``start`` and in front of ``key``."""
         handle = self._handle(database)
         if handle is not None:
+            self.need.delete()
             with self._transaction.cursor(handle) as cursor:
                 found = cursor.set_range(start)
                 while found and cursor.key() < key:
                     cursor.delete()
                     found = cursor.key() != b""  # it stands on the next key, or behind the last
-            self.freed_pages = True
 
     def put_all(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
         with self._transaction.cursor(self._created(database)) as cursor:
             cursor.putmulti(items)
+        self.need.put_all(items)
         self.evidence = Evidence(database, *items[-1])
 
     def commit_anyway(self) -> None:
@@ -197,6 +201,12 @@ class WriteTransaction(ReadTransaction):
         """Make a change that no other transaction makes."""
         self.put(RECOVERY_DATABASE, CHANGE_KEY, os.urandom(CHANGE_MARK_BYTES))
 
+    def take_pages(self, count: int) -> None:
+        """Take so many pages. The transaction must be given up behind it."""
+        value = bytes(PAGE_VALUE_BYTES)
+        for number in range(count):
+            self.put(RECOVERY_DATABASE, b"page %d" % number, value)
+
     def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
         """Add items whose keys are greater than all in the database, in rising order."""
         handle = self._created(database)
@@ -210,6 +220,7 @@ class WriteTransaction(ReadTransaction):
             raise StoreFormatError(
                 f"{database.decode()} already holds a key of those to append: its counter is behind its records."
             )
+        self.need.append(items)
         self.evidence = Evidence(database, last_key, last_value, is_new_key=True)
 
     def drop(self, database: bytes) -> None:
@@ -226,7 +237,7 @@ class WriteTransaction(ReadTransaction):
             self._engine.handles.pop(database, None)
             self._opened.pop(database, None)
             self._transaction.drop(handle)
-            self.freed_pages = True
+            self.need.delete()
 
     def keep_handles(self) -> None:
         """After the commit: the handles that this transaction opened are good for the others."""

@@ -15,6 +15,7 @@ from streamstore.check import check_store
 from streamstore.disk_format import COUNTERS_DATABASE, counter_key, encode_counter, record_key, records_database
 from streamstore.engine import Engine
 from streamstore.model import ShardCounter, StreamNumber
+from streamstore.room import FileRoom
 from streamstore.transaction import WriteTransaction
 from tests.children import command, run
 from tests.programs.damage import SHARD_COUNT, STREAM
@@ -86,16 +87,13 @@ def test_a_sound_file_that_is_short_of_free_pages_only_is_opened(tmp_path: Path)
             transaction.delete(b"recoveries", b"%d" % number)
 
     path = tmp_path / "store"
-    fill(path)
-    with (
-        mock.patch.object(Engine, "_keep_file_whole"),
-        mock.patch.object(Engine, "_grow_file_ahead"),
-        StreamStore(path, sync="off") as store,
-    ):
-        engine: object = vars(store)["_engine"]
-        assert isinstance(engine, Engine)
-        engine.write(put_and_delete)
-        needed = (engine.info()["last_pgno"] + 1) * os.sysconf("SC_PAGE_SIZE")
+    with mock.patch.object(Engine, "_keep_file_whole"), mock.patch.object(FileRoom, "make", return_value=True):
+        fill(path)
+        with StreamStore(path, sync="off") as store:
+            engine: object = vars(store)["_engine"]
+            assert isinstance(engine, Engine)
+            engine.write(put_and_delete)
+            needed = (engine.info()["last_pgno"] + 1) * os.sysconf("SC_PAGE_SIZE")
     assert (path / "data.mdb").stat().st_size < needed
     with StreamStore(path) as store:
         store.put_record(STREAM, b"after", "key")
@@ -105,7 +103,7 @@ def test_a_sound_file_that_is_short_of_free_pages_only_is_opened(tmp_path: Path)
 def test_a_commit_that_leaves_the_file_short_makes_it_whole(tmp_path: Path) -> None:
     path = tmp_path / "store"
     fill(path)
-    with StreamStore(path, sync="off") as store, mock.patch.object(Engine, "_grow_file_ahead"):
+    with StreamStore(path, sync="off") as store, mock.patch.object(FileRoom, "make", return_value=True):
         engine: object = vars(store)["_engine"]
         assert isinstance(engine, Engine)
         for number in range(30):

@@ -371,13 +371,13 @@ def test_a_commit_does_not_need_the_zeros_ahead_of_it(path: Path, monkeypatch: p
 
     def refuse(_: FolderLock, count_bytes: int) -> None:
         attempts.append(count_bytes)
-        raise OSError(errno.ENOSPC, "planted by the test")
+        raise OSError(errno.EIO, "planted by the test")
 
     monkeypatch.setattr(FolderLock, "append_zeros", refuse)
     with StreamStore(path, sync="off") as store:
         for _ in range(100):
-            store.put_record(STREAM, b"x", "key")
-        assert datas(store) == [b"x"] * 100
+            store.put_record(STREAM, bytes(10_000), "key")
+        assert datas(store) == [bytes(10_000)] * 100
     assert attempts
 
 

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "streamstore"
 
 FOUNDATIONS = {"errors", "limits", "dialect", "model"}
 PURE_RULES = {"validate", "routing", "iterator", "shard_filter", "read_quota"}
-ENGINE_ROOMS = {"engine", "transaction", "library", "folder", "process"}  # one environment and what belongs to it
+ENGINE_ROOMS = {"engine", "transaction", "library", "folder", "process", "room"}  # one environment and its file
 IN_A_TRANSACTION = {
     "checkpoints",
     "consumers",
@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "library": {"errors"},
     "folder": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "process": {"errors", "limits", "model"} | ENGINE_ROOMS,
+    "room": {"folder", "library"},
     "consumers": FOUNDATIONS | {"disk_format", "transaction"},
     "idempotency": FOUNDATIONS | {"disk_format", "transaction"},
     "losses": FOUNDATIONS | {"disk_format", "transaction"},
@@ -140,13 +141,21 @@ WIRE_MAY_IMPORT = {
         "notify",
         "service",
     },
-    "__init__": {"app", "dispatch", "http", "refusal"},
+    "prepared": {"http"},
+    "in_process": {"dispatch", "http", "prepared"},
+    "in_process_aio": {"dispatch", "http", "prepared"},
+    "fixtures": {"in_process"},
+    "__init__": {"app", "dispatch", "http", "in_process", "in_process_aio", "refusal"},
 }
 WIRE_MAY_IMPORT_FROM_OUTSIDE = {
     "protocol": {"cbor2"},
     "metrics": {"prometheus_client"},
     "listener": {"granian"},
     "serve": {"prometheus_client", "uvloop"},
+    "prepared": {"botocore"},
+    "in_process": {"boto3", "botocore", "mypy_boto3_kinesis"},
+    "in_process_aio": {"aiobotocore", "botocore", "types_aiobotocore_kinesis"},
+    "fixtures": {"mypy_boto3_kinesis", "pytest"},
 }
 CLI_SEES_OF_THE_WIRE = {"serve"}
 
@@ -157,6 +166,7 @@ CLOCKS = {
 }
 MAY_READ_CLOCKS = {
     "opened": {"time.time_ns", "time.perf_counter"},  # the clock of the service, and how long its commits take
+    "engine": {"time.monotonic"},  # how long to wait for reads to end, on a full disk
     "folder": {"time.monotonic"},  # how long to wait for another process to open or leave
     "authorization": {"datetime.now"},  # when a signature is too old
     "serve": {"time.perf_counter"},  # how long an answer takes

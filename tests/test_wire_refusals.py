@@ -148,6 +148,12 @@ REFUSED: list[tuple[str, Mapping[str, object], str, str]] = [
         "InvalidArgumentException",
         "NextToken and StreamName cannot be provided together.",
     ),
+    (
+        "ListShards",
+        {"StreamARN": "arn:aws:kinesis:us-east-1:000000000000:stream/clicks", "NextToken": "AAAA"},
+        "InvalidArgumentException",
+        "NextToken and StreamARN cannot be provided together.",
+    ),
     ("ListStreams", {"NextToken": "AAAA"}, "InvalidArgumentException", "nextToken must be a whole token..."),
     ("DescribeStreamConsumer", {}, "InvalidArgumentException", "..."),
     ("CreateStream", {"StreamName": "more"}, "ValidationException", "..."),

@@ -104,9 +104,9 @@ class Dispatcher:
 
     def _response(self, call: _Call, output: Output | AwaitedOutput) -> WireResponse:
         if isinstance(output, Feed):
-            return WireResponse(200, stream_headers(), frames(output, call.codec, self._refusal_of))
+            return WireResponse(200, stream_headers(), frames(output, call.codec, self._refusal_of), output.close)
         if isinstance(output, AsyncFeed):
-            return WireResponse(200, stream_headers(), await_frames(output, call.codec, self._refusal_of))
+            return WireResponse(200, stream_headers(), await_frames(output, call.codec, self._refusal_of), output.close)
         return answer_with(output, call.codec, self._dialect)
 
     def _refusal_of(self, error: StreamStoreError) -> Refusal:

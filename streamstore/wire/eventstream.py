@@ -22,6 +22,13 @@ PRELUDE: Final = struct.Struct(">II")
 CRC: Final = struct.Struct(">I")
 STRING_HEADER: Final = 7
 FRAME_BYTES_BESIDES: Final = PRELUDE.size + 2 * CRC.size
+HEADER_BYTES_MAX: Final = 32_767
+NAMES_IN_EVENTS: Final = {"InternalFailure": "InternalFailureException"}
+EXCEPTIONS_OF_STREAM: Final = {  # botocore: SubscribeToShardEventStream; those of KMS are never met here
+    "InternalFailureException",
+    "ResourceInUseException",
+    "ResourceNotFoundException",
+}
 
 
 def frames(
@@ -34,7 +41,7 @@ def frames(
             for event in feed:
                 yield encode_event("SubscribeToShardEvent", _members_of(event), codec)
     except StreamStoreError as error:
-        yield encode_exception(refuse(error), codec)
+        yield encode_refusal(refuse(error), codec)
 
 
 async def await_frames(
@@ -47,7 +54,7 @@ async def await_frames(
             async for event in feed:
                 yield encode_event("SubscribeToShardEvent", _members_of(event), codec)
     except StreamStoreError as error:
-        yield encode_exception(refuse(error), codec)
+        yield encode_refusal(refuse(error), codec)
 
 
 def encode_event(name: str, members: Mapping[str, object], codec: Codec) -> bytes:
@@ -55,8 +62,13 @@ def encode_event(name: str, members: Mapping[str, object], codec: Codec) -> byte
     return _encode_frame(headers, codec.encode(members))
 
 
-def encode_exception(refusal: Refusal, codec: Codec) -> bytes:
-    headers = {":message-type": "exception", ":exception-type": refusal.name, ":content-type": codec.content_type}
+def encode_refusal(refusal: Refusal, codec: Codec) -> bytes:
+    """Return the frame that ends the events. Clients read a name that they do not know from such headers only."""
+    name = NAMES_IN_EVENTS.get(refusal.name, refusal.name)
+    if name not in EXCEPTIONS_OF_STREAM:
+        message = (refusal.message or "").encode()[:HEADER_BYTES_MAX].decode(errors="ignore")
+        return _encode_frame({":message-type": "error", ":error-code": name, ":error-message": message}, b"")
+    headers = {":message-type": "exception", ":exception-type": name, ":content-type": codec.content_type}
     return _encode_frame(headers, codec.encode({"message": refusal.message}))
 
 

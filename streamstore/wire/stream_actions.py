@@ -127,7 +127,8 @@ def list_shards(store: StreamStore, arguments: Arguments) -> dict[str, object]:
     if name is not None and token is not None:
         if store.dialect is YANDEX:
             raise Refusal("InvalidParameterCombination", "StreamName and NextToken can not be provided together")
-        raise Refusal("InvalidArgumentException", "NextToken and StreamName cannot be provided together.")
+        member = "StreamName" if arguments.has("StreamName") else "StreamARN"
+        raise Refusal("InvalidArgumentException", f"NextToken and {member} cannot be provided together.")
     page = store.list_shards(
         name,
         next_token=token,

@@ -44,4 +44,6 @@ ALARMS: Final[tuple[Alarm, ...]] = (
     Alarm("walk-on-open", "recovery-time", Amount(cases=1)),
     Alarm("any-partition-key", "malformed", Amount(cases=20_000)),
     Alarm("swallowed-commit-error", "io-faults", Amount(cases=200)),
+    Alarm("stored-though-full", "disk-full", Amount(cases=5)),
+    Alarm("no-reserve", "disk-full", Amount(cases=5)),
 )

@@ -13,11 +13,12 @@ from streamstore import AsyncStreamStore, disk_format
 from streamstore.consumer import Checkpoint, ConsumerPlace, StreamConsumer
 from streamstore.disk_format import record_key
 from streamstore.engine import Engine
-from streamstore.errors import StreamStoreError
+from streamstore.errors import StoreFullError, StreamStoreError
 from streamstore.folder import FolderLock, StoreFolder
 from streamstore.idempotency import StreamKeys
 from streamstore.model import EntryLike, PutRecordsResult, ShardCounter, StoredShard, StreamNumber
 from streamstore.retention import trim_shard
+from streamstore.room import FileRoom
 from streamstore.shards import PutOutcome, ShardAppender, result_of_put_records
 from streamstore.streams import KnownShard, load_counter
 from streamstore.transaction import ReadTransaction, WriteTransaction
@@ -55,6 +56,9 @@ NAMES: Final = (
     "walk-on-open",
     "any-partition-key",
     "swallowed-commit-error",
+    "stored-though-full",
+    "no-reserve",
+    "unripe-pages",
 )
 
 
@@ -99,6 +103,12 @@ def plant(name: str | None) -> None:
         mock.patch("streamstore.validate.parse_partition_key", str).start()
     elif name == "swallowed-commit-error":
         mock.patch.object(Engine, "_commit", _commit_and_swallow()).start()
+    elif name == "stored-though-full":
+        mock.patch.object(Engine, "_commit", _commit_and_say_full()).start()
+    elif name == "no-reserve":
+        mock.patch.object(FileRoom, "make", return_value=True).start()
+    elif name == "unripe-pages":
+        mock.patch.object(Engine, "_ripen_free_pages", _ripen_nothing).start()
 
 
 def _open_environments(**flags: bool) -> None:
@@ -164,6 +174,21 @@ def _commit_and_swallow() -> Commit:
             commit(engine, transaction, evidence)
 
     return commit_quietly
+
+
+def _commit_and_say_full() -> Commit:
+    commit = cast(Commit, vars(Engine)["_commit"])
+
+    def commit_and_refuse(engine: Engine, transaction: object, evidence: object) -> None:
+        commit(engine, transaction, evidence)
+        if vars(engine)["_map_bytes_unlimited"] is not None:
+            raise StoreFullError("planted")
+
+    return commit_and_refuse
+
+
+def _ripen_nothing(engine: Engine) -> None:
+    setattr(engine, "_ripe_commit", engine.info()["last_txnid"])  # noqa: B010
 
 
 def _answer_when_applied(writer: Writer, apply: Callable[[ShardAppender], T], *, payload_bytes: int = 0) -> T:

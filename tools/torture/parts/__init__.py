@@ -5,6 +5,7 @@ from typing import Final
 from tools.torture.part import Part
 from tools.torture.parts import (
     alarms,
+    disk_full,
     failed_sync,
     history,
     io_faults,
@@ -25,6 +26,7 @@ _PARTS: Final[tuple[Part, ...]] = (
     kill.PART,
     serve_kill.PART,
     io_faults.PART,
+    disk_full.PART,
     failed_sync.PART,
     recovery.PART,
     malformed.PART,

@@ -1,9 +1,0 @@
-# What the tests of signatures use of botocore, which has no annotations.
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
-
-class SigV4Auth:
-    def __init__(self, credentials: Credentials, service_name: str, region_name: str) -> None: ...
-    def add_auth(self, request: AWSRequest) -> None: ...
-
-class SigV4QueryAuth(SigV4Auth): ...
