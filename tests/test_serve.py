@@ -234,10 +234,10 @@ def test_a_subscription_ends_with_its_shard(guarded: Server) -> None:
     guarded.ask("PutRecord", StreamName="ended", Data="aGk=", PartitionKey="k")
     shard_id = "shardId-000000000000"
     guarded.ask("SplitShard", StreamName="ended", ShardToSplit=shard_id, NewStartingHashKey="9")
-    consumer = guarded.ask("RegisterStreamConsumer", StreamARN=arn("ended"), ConsumerName="c")["Consumer"]
-    assert isinstance(consumer, dict)
+    registered = guarded.do("RegisterStreamConsumer", {"StreamARN": arn("ended"), "ConsumerName": "c"})
+    consumer_arn: str = json.loads(registered.body)["Consumer"]["ConsumerARN"]
     place = {"ShardId": shard_id, "StartingPosition": {"Type": "TRIM_HORIZON"}}
-    events = guarded.do("SubscribeToShard", {"ConsumerARN": consumer["ConsumerARN"], **place})
+    events = guarded.do("SubscribeToShard", {"ConsumerARN": consumer_arn, **place})
     assert events.status == 200
     assert b"aGk=" in events.body
     assert b"shardId-000000000002" in events.body
