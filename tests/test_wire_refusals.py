@@ -141,6 +141,30 @@ REFUSED: list[tuple[str, Mapping[str, object], str, str]] = [
             "(24 hours). Use IncreaseRetentionPeriod API."
         ),
     ),
+    (
+        "SplitShard",
+        SPLIT | {"ShardToSplit": "shardId-000000000009", "NewStartingHashKey": "9"},
+        "ResourceNotFoundException",
+        f"Could not find shard shardId-000000000009 in stream clicks {ACCOUNT}.",
+    ),
+    (
+        "MergeShards",
+        {"StreamName": "clicks", "ShardToMerge": SHARD, "AdjacentShardToMerge": "shardId-000000000009"},
+        "ResourceNotFoundException",
+        f"Could not find shard shardId-000000000009 in stream clicks {ACCOUNT}.",
+    ),
+    (
+        "PutRecords",
+        {"StreamName": "clicks", "Records": [{"Data": bytes(1_048_576), "PartitionKey": "key"}] * 5},
+        "InvalidArgumentException",
+        "Records size exceeds 5 MB limit",
+    ),
+    (
+        "DeleteResourcePolicy",
+        {"ResourceARN": "arn:aws:kinesis:us-east-1:000000000000:stream/clicks"},
+        "ResourceNotFoundException",
+        "No resource policy found for resource ARN arn:aws:kinesis:us-east-1:000000000000:stream/clicks.",
+    ),
     ("ListShards", {}, "InvalidArgumentException", "Either NextToken or StreamName should be provided."),
     (
         "ListShards",

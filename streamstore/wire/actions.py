@@ -22,6 +22,7 @@ from streamstore.wire.record_actions import (
 from streamstore.wire.shapes import Structure
 from streamstore.wire.side_actions import (
     add_tags_to_stream,
+    delete_resource_policy,
     deregister_stream_consumer,
     describe_account_settings,
     describe_stream_consumer,
@@ -84,7 +85,7 @@ RUN: Final[Mapping[str, Callable[[StreamStore, Arguments], Output]]] = {
     "AddTagsToStream": add_tags_to_stream,
     "CreateStream": create_stream,
     "DecreaseStreamRetentionPeriod": decrease_stream_retention_period,
-    "DeleteResourcePolicy": refused("ResourceNotFoundException", "No resource has a policy here."),
+    "DeleteResourcePolicy": delete_resource_policy,
     "DeleteStream": delete_stream,
     "DeregisterStreamConsumer": deregister_stream_consumer,
     "DescribeAccountSettings": describe_account_settings,

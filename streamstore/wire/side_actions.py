@@ -16,6 +16,7 @@ from streamstore.wire.refusal import Refusal
 
 __all__ = [
     "add_tags_to_stream",
+    "delete_resource_policy",
     "deregister_stream_consumer",
     "describe_account_settings",
     "describe_stream_consumer",
@@ -115,6 +116,12 @@ def disable_enhanced_monitoring(store: StreamStore, arguments: Arguments) -> dic
 def stop_stream_encryption(store: StreamStore, arguments: Arguments) -> None:
     """Nothing is encrypted, so it is stopped."""
     _require_stream(store, arguments)
+
+
+def delete_resource_policy(store: StreamStore, arguments: Arguments) -> NoReturn:
+    """There is none."""
+    arn = arguments.text("ResourceARN")
+    refused("ResourceNotFoundException", f"No resource policy found for resource ARN {arn}.")(store, arguments)
 
 
 def refused(error_name: str, message: str) -> Callable[[StreamStore, Arguments], NoReturn]:

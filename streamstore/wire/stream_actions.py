@@ -1,8 +1,10 @@
 """What the actions on streams and shards do: the operation of the store that each stands for, and its answer."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Final
 
-from streamstore import StreamStore
+from streamstore import ResourceNotFoundException, StreamStore
 from streamstore.dialect import YANDEX
 from streamstore.limits import (
     DESCRIBE_STREAM_LIMIT_DEFAULT,
@@ -141,11 +143,15 @@ def list_shards(store: StreamStore, arguments: Arguments) -> dict[str, object]:
 
 
 def split_shard(store: StreamStore, arguments: Arguments) -> None:
-    store.split_shard(arguments.stream_name(), arguments.text("ShardToSplit"), arguments.text("NewStartingHashKey"))
+    with _resharding(store):
+        store.split_shard(arguments.stream_name(), arguments.text("ShardToSplit"), arguments.text("NewStartingHashKey"))
 
 
 def merge_shards(store: StreamStore, arguments: Arguments) -> None:
-    store.merge_shards(arguments.stream_name(), arguments.text("ShardToMerge"), arguments.text("AdjacentShardToMerge"))
+    with _resharding(store):
+        store.merge_shards(
+            arguments.stream_name(), arguments.text("ShardToMerge"), arguments.text("AdjacentShardToMerge")
+        )
 
 
 def update_shard_count(store: StreamStore, arguments: Arguments) -> dict[str, object]:
@@ -210,6 +216,19 @@ def describe_limits(store: StreamStore, arguments: Arguments) -> dict[str, objec
         "OnDemandStreamCount": limits.on_demand_stream_count,
         "OnDemandStreamCountLimit": limits.on_demand_stream_count_limit,
     }
+
+
+@contextmanager
+def _resharding(store: StreamStore) -> Generator[None]:
+    """Say of a shard that is not there what AWS says where one is split or merged: other words than elsewhere."""
+    try:
+        yield
+    except ResourceNotFoundException as error:
+        if store.dialect is YANDEX or not error.resource.startswith("Shard "):
+            raise
+        shard = error.resource.removeprefix("Shard ")
+        message = f"Could not find shard {shard} under account {store.account_id}."
+        raise Refusal("ResourceNotFoundException", message) from error
 
 
 def _has_retention(store: StreamStore, arguments: Arguments) -> bool:

@@ -47,6 +47,11 @@ def _ordering(store: StreamStore, arguments: Arguments, error: InvalidArgumentEx
     )
 
 
+def _records(store: StreamStore, arguments: Arguments, error: InvalidArgumentException) -> str | None:
+    del store, arguments
+    return "Records size exceeds 5 MB limit" if "bytes" in error.constraint else None
+
+
 def _shard_iterator(store: StreamStore, arguments: Arguments, error: InvalidArgumentException) -> str:
     del store, arguments, error
     return "Invalid ShardIterator."
@@ -140,6 +145,7 @@ WORDS: Final[Mapping[str, Words]] = {
     "adjacent_shard_to_merge": _adjacent_shard,
     "explicit_hash_key": _explicit_hash_key,
     "new_starting_hash_key": _new_starting_hash_key,
+    "records": _records,
     "retention_period_hours": _retention,
     "sequence_number_for_ordering": _ordering,
     "shard_iterator": _shard_iterator,
