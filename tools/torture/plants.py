@@ -19,7 +19,6 @@ from streamstore.folder import FolderLock, StoreFolder
 from streamstore.idempotency import StreamKeys
 from streamstore.model import EntryLike, PutRecordsResult, ShardCounter, StoredShard, StreamNumber
 from streamstore.retention import trim_shard
-from streamstore.room import FileRoom
 from streamstore.shards import PutOutcome, ShardAppender, result_of_put_records
 from streamstore.streams import KnownShard, load_counter
 from streamstore.transaction import ReadTransaction, WriteTransaction
@@ -58,7 +57,6 @@ NAMES: Final = (
     "any-partition-key",
     "swallowed-commit-error",
     "stored-though-full",
-    "no-reserve",
     "wrong-thread",
 )
 
@@ -106,8 +104,6 @@ def plant(name: str | None) -> None:
         mock.patch.object(Engine, "_commit", _commit_and_swallow()).start()
     elif name == "stored-though-full":
         mock.patch.object(Engine, "_commit", _commit_and_say_full()).start()
-    elif name == "no-reserve":
-        mock.patch.object(FileRoom, "make", return_value=True).start()
     elif name == "wrong-thread":
         mock.patch.object(Engine, "_commit", _commit_on_another_thread()).start()
 
