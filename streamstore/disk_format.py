@@ -92,7 +92,8 @@ _FIRST_PUT: Final = struct.Struct(">IQQ")
 _DIGEST_BYTES: Final = 16
 _TIME_MS_MAX: Final = 2**64 - 1
 _HASH_KEY_BYTES: Final = 16
-_RECORDS_DATABASE: Final = re.compile(rb"records/([0-9]{1,10})/([0-9]{1,10})")
+_RECORDS_DATABASE: Final = re.compile(rb"records/(0|[1-9][0-9]{0,9})/(0|[1-9][0-9]{0,9})")
+_U32_MAX: Final = 2**32 - 1
 _END_OF_NAME: Final = b"\0"
 _FIRST_FIELDS: Final = 5
 _FIRST_SETTINGS: Final[list[object]] = [False, "PROVISIONED", IDEMPOTENCY_WINDOW_MS_DEFAULT, [], []]
@@ -123,9 +124,12 @@ def records_database(stream_number: StreamNumber, shard_index: int) -> bytes:
 
 
 def parse_records_database(database: bytes) -> tuple[StreamNumber, int] | None:
-    """Return stream number and shard index, or None for a name that is not one of records."""
+    """Return stream number and shard index, or None for a name that ``records_database`` does not make."""
     match = _RECORDS_DATABASE.fullmatch(database)
-    return None if match is None else (StreamNumber(int(match[1])), int(match[2]))
+    if match is None:
+        return None
+    stream_number, shard_index = int(match[1]), int(match[2])
+    return (StreamNumber(stream_number), shard_index) if max(stream_number, shard_index) <= _U32_MAX else None
 
 
 def record_key(sequence: int) -> bytes:
@@ -465,9 +469,7 @@ def _decode_shard(shard: object, place: int, *, created_ms: int) -> tuple[int, S
         fields, length=_FIRST_FIELDS + 3
     )
     return _expect_int(index), StoredShard(
-        hash_key_range=HashKeyRange(
-            int.from_bytes(_expect_bytes(start), "big"), int.from_bytes(_expect_bytes(end), "big")
-        ),
+        hash_key_range=HashKeyRange(_expect_hash_key(start), _expect_hash_key(end)),
         parent_indexes=tuple(_expect_int(index) for index in _expect_list(parent_indexes)),
         first_sequence=_expect_int(first_sequence),
         next_sequence_at_close=_expect_int_or_none(next_sequence_at_close),
@@ -526,6 +528,13 @@ def _expect_bytes(value: object) -> bytes:
     if isinstance(value, bytes):
         return value
     raise DamagedValueError(f"it holds a {type(value).__name__} where bytes belong")
+
+
+def _expect_hash_key(value: object) -> int:
+    encoded = _expect_bytes(value)
+    if len(encoded) == _HASH_KEY_BYTES:
+        return int.from_bytes(encoded, "big")
+    raise DamagedValueError(f"it holds {len(encoded)} bytes where the {_HASH_KEY_BYTES} of a hash key belong")
 
 
 def _expect_list(value: object, *, length: int | None = None) -> list[object]:

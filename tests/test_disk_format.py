@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from unittest import mock
 from zlib import crc32
 
@@ -40,6 +40,7 @@ from streamstore.disk_format import (
     idempotency_start,
     idempotency_time_key,
     parse_position_key,
+    parse_records_database,
     position_key,
     positions_prefix,
     record_key,
@@ -313,6 +314,30 @@ def test_hostile_bytes_under_a_right_checksum_raise_nothing_but_damaged_value_er
     for address, decode in decoders:
         with suppress(DamagedValueError):
             decode(crc32(address + payload).to_bytes(4, "big") + payload)
+
+
+@pytest.mark.parametrize("length", [0, 15, 17])
+def test_a_hash_key_of_another_length_is_damage(length: int) -> None:
+    """As a number it would be out of range, or in it by chance."""
+    fields = cast("list[list[list[object]]]", msgpack.unpackb(encode_stream(STREAM)[4:]))
+    fields[4][0][1] = b"\xff" * length
+    payload = msgpack.packb(fields, use_bin_type=True)
+    key = stream_key(STREAM.name)
+    with pytest.raises(DamagedValueError, match=f"{length} bytes where the 16 of a hash key belong"):
+        decode_stream(key, crc32(b"streams/" + key + payload).to_bytes(4, "big") + payload)
+
+
+@pytest.mark.parametrize(
+    "name", [b"records/02/3", b"records/2/03", b"records/00/0", b"records/4294967296/0", b"records/0/9999999999"]
+)
+def test_a_name_that_no_database_of_records_has_is_none(name: bytes) -> None:
+    """A flipped bit makes 02 of 12: who took that for 2 would look for the records of one shard in another."""
+    assert parse_records_database(name) is None
+
+
+@given(stream_numbers, u32)
+def test_the_name_of_a_database_of_records_reads_as_written(stream_number: StreamNumber, shard_index: int) -> None:
+    assert parse_records_database(records_database(stream_number, shard_index)) == (stream_number, shard_index)
 
 
 @pytest.mark.parametrize("error", [TypeError, OverflowError, RecursionError, MemoryError, ValueError])

@@ -24,6 +24,7 @@ class Options(argparse.Namespace):
     size: Size
     count: int | None
     seconds: float | None
+    first: int
     only: int | None
     plant: str | None
     first_finding_ends: bool
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, required=True)
     parser.add_argument("--count", type=int)
     parser.add_argument("--seconds", type=float)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--only", type=int)
     parser.add_argument("--plant")
     parser.add_argument("--first-finding-ends", action="store_true")
@@ -63,6 +65,7 @@ def main() -> None:
             folder=Path(folder),
             size=options.size,
             plant=options.plant,
+            first=options.first,
             only=options.only,
             first_finding_ends=options.first_finding_ends,
             on_progress=Progress().show,

@@ -20,9 +20,16 @@ from streamstore.model import StreamNumber
 
 __all__ = [
     "CALLS",
+    "NOW_MS",
+    "NUMBERS",
+    "OBJECTS",
     "OF_AWAITED_STORES",
     "OF_STORES",
     "RAISING_WHEN_ITERATED",
+    "SOUND",
+    "TAKEN_FROM_THE_FILE",
+    "TOKENS_TAKEN",
+    "WORDS",
     "Call",
     "arguments_of",
     "hostile_bytes",
@@ -49,6 +56,8 @@ NEEDED_ALL_THE_SAME: Final = {  # of arguments each of which may be left out, if
     "deregister_stream_consumer": ("stream_name", "consumer_name"),
 }
 TRUSTED: Final = {"on_stored"}  # functions of the caller
+TAKEN_FROM_THE_FILE: Final = frozenset(["key", "value", "database"])
+TOKENS_TAKEN: Final = frozenset(["shard_iterator", "token", "next_token"])
 
 # What an argument that must be given gets where it is not the one that is malformed.
 SOUND: Final[dict[str, object]] = {
@@ -250,7 +259,7 @@ def sound_value(name: str, dice: random.Random, tokens: tuple[str, ...]) -> obje
         return dice.choice(("LATEST", "AT_TIMESTAMP", "AT_SEQUENCE_NUMBER", "TRIM_HORIZON"))
     if name == "retention_period_hours":
         return dice.choice((6, 24))  # less than the stream has, or more
-    if name in ("shard_iterator", "token", "next_token"):
+    if name in TOKENS_TAKEN:
         return dice.choice(tokens)
     return SOUND[name]
 

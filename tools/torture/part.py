@@ -76,6 +76,7 @@ class Ordeal:
         folder: Path,
         size: Size = "ci",
         plant: str | None = None,
+        first: int = 0,
         only: int | None = None,
         first_finding_ends: bool = False,
         on_progress: Callable[[int, int | None], None] = lambda _done, _total: None,
@@ -91,6 +92,7 @@ class Ordeal:
         self.memory_folder = folder
         """The same, in memory where the machine has that: where a sync costs nothing."""
         self._amount = amount
+        self._first = first
         self._only = only
         self._first_finding_ends = first_finding_ends
         self._on_progress = on_progress
@@ -101,22 +103,31 @@ class Ordeal:
         self._findings: list[Finding] = []
 
     def cases(self, total: int | None = None) -> Iterator[int]:
-        """Iterate over the numbers of the cases to do, from 0; at most ``total``, if there are no more.
+        """Iterate over the numbers of the cases to do, from the first; below ``total``, if there are no more.
 
         Ends at the amount that was asked for. Call it once in a run.
         """
-        limits = [limit for limit in (self._amount.cases, total) if limit is not None]
-        end = min(limits, default=None)
+        ends = [] if self._amount.cases is None else [self._first + self._amount.cases]
+        end = min([*ends, total] if total is not None else ends, default=None)
         if self._only is not None:
             yield self._only
             self._done = 1
             return
-        case = 0
+        case = self._first
         while (end is None or case < end) and not self._is_over():
             self._on_progress(case, end)
             yield case
             case += 1
-            self._done = case
+            self._done = case - self._first
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the whole part may take, if that was asked for."""
+        return self._amount.seconds
+
+    def pulse(self) -> None:
+        """Tell in a long case that it goes on."""
+        self._on_progress(self._done, self._amount.cases)
 
     def dice(self, case: int | None = None) -> random.Random:
         """Return the dice of a case, or those of the whole run."""

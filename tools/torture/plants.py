@@ -56,6 +56,8 @@ NAMES: Final = (
     "walk-on-open",
     "any-partition-key",
     "swallowed-commit-error",
+    "fields-not-proved",
+    "limit-not-parsed",
     "stored-though-full",
     "wrong-thread",
 )
@@ -102,6 +104,10 @@ def plant(name: str | None) -> None:
         mock.patch("streamstore.validate.parse_partition_key", str).start()
     elif name == "swallowed-commit-error":
         mock.patch.object(Engine, "_commit", _commit_and_swallow()).start()
+    elif name == "fields-not-proved":
+        mock.patch.object(disk_format, "_expect_list", _believe).start()
+    elif name == "limit-not-parsed":
+        mock.patch("streamstore.store.parse_whole_number", _believe).start()
     elif name == "stored-though-full":
         mock.patch.object(Engine, "_commit", _commit_and_say_full()).start()
     elif name == "wrong-thread":
@@ -116,6 +122,11 @@ def _open_environments(**flags: bool) -> None:
         return really_open(path, **{**options, **flags})
 
     mock.patch.object(lmdb, "open", open_with_flags).start()
+
+
+def _believe(*arguments: object, **_rules: object) -> object:
+    """Return the value that a parser was given last, as it is."""
+    return arguments[-1]
 
 
 def _save_those_of_the_commit_before() -> Callable[[StreamKeys], None]:

@@ -31,6 +31,7 @@ class Task(NamedTuple):
     folder: Path
     size: Size = "ci"
     plant: str | None = None
+    first: int | None = None
     only: int | None = None
     first_finding_ends: bool = False
 
@@ -40,6 +41,7 @@ class Task(NamedTuple):
         for option, value in (
             ("--count", self.amount.cases),
             ("--seconds", self.amount.seconds),
+            ("--first", self.first),
             ("--only", self.only),
             ("--plant", self.plant),
         ):

@@ -24,6 +24,7 @@ def part_of(parts: Mapping[str, Part]) -> Part:
                 alarm.amount,
                 ordeal.folder,
                 plant=alarm.plant,
+                first=alarm.first,
                 first_finding_ends=True,
             )
             result = run_in_process(task, lambda _done, _total: None)
