@@ -19,7 +19,6 @@ from streamstore.folder import FolderLock, StoreFolder
 from streamstore.idempotency import StreamKeys
 from streamstore.model import EntryLike, PutRecordsResult, ShardCounter, StoredShard, StreamNumber
 from streamstore.retention import trim_shard
-from streamstore.room import FileRoom
 from streamstore.shards import PutOutcome, ShardAppender, result_of_put_records
 from streamstore.streams import KnownShard, load_counter
 from streamstore.transaction import ReadTransaction, WriteTransaction
@@ -27,6 +26,7 @@ from streamstore.writer import WaitingRequest, Writer
 
 T = TypeVar("T")
 Commit = Callable[[Engine, object, object], None]
+_WRITE: Final = Engine.write_unrepaired
 
 
 class OpenShard(Protocol):
@@ -60,7 +60,6 @@ NAMES: Final = (
     "fields-not-proved",
     "limit-not-parsed",
     "stored-though-full",
-    "no-reserve",
     "wrong-thread",
 )
 
@@ -111,9 +110,7 @@ def plant(name: str | None) -> None:
     elif name == "limit-not-parsed":
         mock.patch("streamstore.store.parse_whole_number", _believe).start()
     elif name == "stored-though-full":
-        mock.patch.object(Engine, "_commit", _commit_and_say_full()).start()
-    elif name == "no-reserve":
-        mock.patch.object(FileRoom, "make", return_value=True).start()
+        mock.patch.object(Engine, "write_unrepaired", _write_and_say_full).start()
     elif name == "wrong-thread":
         mock.patch.object(Engine, "_commit", _commit_on_another_thread()).start()
 
@@ -188,15 +185,12 @@ def _commit_and_swallow() -> Commit:
     return commit_quietly
 
 
-def _commit_and_say_full() -> Commit:
-    commit = cast(Commit, vars(Engine)["_commit"])
-
-    def commit_and_refuse(engine: Engine, transaction: object, evidence: object) -> None:
-        commit(engine, transaction, evidence)
-        if vars(engine)["_map_bytes_unlimited"] is not None:
-            raise StoreFullError("planted")
-
-    return commit_and_refuse
+def _write_and_say_full(engine: Engine, apply: Callable[[WriteTransaction], T]) -> T:
+    """Like ``Engine.write_unrepaired``, but what was stored while the disk is full is told as refused."""
+    result = _WRITE(engine, apply)
+    if vars(engine)["_map_bytes_unlimited"] is not None:
+        raise StoreFullError("planted")
+    return result
 
 
 def _commit_on_another_thread() -> Commit:
