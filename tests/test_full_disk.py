@@ -45,3 +45,29 @@ def test_a_full_disk_is_trimmed_and_filled_again(tmp_path: Path, record_bytes: i
         assert stored == trimmed
         assert stored * record_bytes > limit_bytes // 4
     assert check_store(tmp_path / "store") == []
+
+
+PUT_ON: Final = """
+import resource, sys
+from streamstore import StoreFullError, StreamStore
+
+now_ms = 1_700_000_000_000
+hard_limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+with StreamStore(sys.argv[1], sync="off", clock=lambda: now_ms) as store:
+    store.create_stream("s", retention_hours=1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, hard_limit))
+    try:
+        while True:
+            store.put_record("s", bytes(int(sys.argv[2])), "key")
+    except StoreFullError:
+        now_ms += 3_600_001
+    for _ in range(300):
+        store.put_record("s", bytes(int(sys.argv[2])), "key")
+    print(len(list(store.read("s", "shard-000000"))))
+"""
+
+
+@pytest.mark.parametrize("record_bytes", [100, 1_000, 3_000])
+def test_puts_alone_make_room_of_what_has_expired(tmp_path: Path, record_bytes: int) -> None:
+    assert run(code(PUT_ON, tmp_path / "store", record_bytes)) == "300\n"
+    assert check_store(tmp_path / "store") == []

@@ -1,6 +1,7 @@
 """The wire awaited: the application of ASGI and RSGI, group commits, retries that never duplicate, subscriptions."""
 
 import asyncio
+import importlib
 import json
 import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping
@@ -207,6 +208,23 @@ def test_half_a_request_stores_nothing_and_is_not_answered(wire: Wire, aws_store
         return client
 
     assert asyncio.run(break_off()).sent == []
+    assert stored(aws_store) == 0
+
+
+def test_a_body_that_does_not_come_is_waited_for_no_longer_than_its_time(
+    wire: Wire, aws_store: StreamStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("streamstore.wire.app"), "BODY_SECONDS_MAX", 0.02)
+
+    async def dawdle() -> AsgiClient:
+        asked = wire.request("PutRecord", PUT)
+        client = AsgiClient(asked, {"type": "http.request", "body": asked.body, "more_body": True})
+        await app(aws_store)(client.scope, client.receive, client.send)
+        return client
+
+    sent = asyncio.run(dawdle()).sent
+    assert [message.get("status") for message in sent] == [408, None]
+    assert sent[0]["headers"] == [(b"content-length", b"0")]
     assert stored(aws_store) == 0
 
 

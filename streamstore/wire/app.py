@@ -35,6 +35,7 @@ BODY_SECONDS_MAX: Final = 30.0
 CONTENT_LENGTH_DIGITS_MAX: Final = len(str(REQUEST_BODY_BYTES_MAX))
 BAD_REQUEST: Final = 400
 REQUEST_TIMEOUT: Final = 408
+TOO_LATE: Final = WireResponse(REQUEST_TIMEOUT, [], b"")
 UNENCODED_IN_PATHS: Final = "/:@!$&'()*+,;=~"
 
 
@@ -86,7 +87,11 @@ class App:
         if scope["type"] == "lifespan":
             await _live(receive, send)
         elif scope["type"] == "http":
-            request = await _read(scope, receive)
+            try:
+                request = await _read(scope, receive)
+            except TimeoutError:
+                await _write(TOO_LATE, receive, send)
+                return
             if request is not None:
                 await _write(await self._answer(request), receive, send)
 
@@ -98,7 +103,7 @@ class App:
             async with asyncio.timeout(BODY_SECONDS_MAX):
                 body = await (protocol() if _is_bounded(scope.headers) else _join(protocol))
         except TimeoutError:
-            protocol.response_empty(REQUEST_TIMEOUT, [])
+            protocol.response_empty(TOO_LATE.status, TOO_LATE.headers)
             return
         except Exception:  # whatever the server raises for a body that ends too soon
             protocol.response_empty(BAD_REQUEST, [])
@@ -126,13 +131,10 @@ async def _live(receive: Receive, send: Send) -> None:
 
 
 async def _read(scope: Scope, receive: Receive) -> WireRequest | None:
-    """Return the request when it has come whole; None if its client went away or dawdled."""
+    """Return the request when it has come whole; None if its client went away. Raises ``TimeoutError``."""
     headers = cast("Iterable[tuple[bytes, bytes]]", scope["headers"])
-    try:
-        async with asyncio.timeout(BODY_SECONDS_MAX):
-            body = await _read_body(receive)
-    except TimeoutError:
-        return None
+    async with asyncio.timeout(BODY_SECONDS_MAX):
+        body = await _read_body(receive)
     if body is None:
         return None
     return WireRequest(

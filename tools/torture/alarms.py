@@ -46,4 +46,6 @@ ALARMS: Final[tuple[Alarm, ...]] = (
     Alarm("swallowed-commit-error", "io-faults", Amount(cases=200)),
     Alarm("stored-though-full", "disk-full", Amount(cases=5)),
     Alarm("no-reserve", "disk-full", Amount(cases=5)),
+    Alarm("wrong-thread", "hazards", Amount(cases=2)),
+    Alarm("no-crc", "hazards", Amount()),
 )

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import queue
+import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar, cast
 from unittest import mock
@@ -58,7 +59,7 @@ NAMES: Final = (
     "swallowed-commit-error",
     "stored-though-full",
     "no-reserve",
-    "unripe-pages",
+    "wrong-thread",
 )
 
 
@@ -107,8 +108,8 @@ def plant(name: str | None) -> None:
         mock.patch.object(Engine, "_commit", _commit_and_say_full()).start()
     elif name == "no-reserve":
         mock.patch.object(FileRoom, "make", return_value=True).start()
-    elif name == "unripe-pages":
-        mock.patch.object(Engine, "_ripen_free_pages", _ripen_nothing).start()
+    elif name == "wrong-thread":
+        mock.patch.object(Engine, "_commit", _commit_on_another_thread()).start()
 
 
 def _open_environments(**flags: bool) -> None:
@@ -187,8 +188,15 @@ def _commit_and_say_full() -> Commit:
     return commit_and_refuse
 
 
-def _ripen_nothing(engine: Engine) -> None:
-    setattr(engine, "_ripe_commit", engine.info()["last_txnid"])  # noqa: B010
+def _commit_on_another_thread() -> Commit:
+    commit = cast(Commit, vars(Engine)["_commit"])
+
+    def commit_there(engine: Engine, transaction: object, evidence: object) -> None:
+        thread = threading.Thread(target=commit, args=(engine, transaction, evidence))
+        thread.start()
+        thread.join()
+
+    return commit_there
 
 
 def _answer_when_applied(writer: Writer, apply: Callable[[ShardAppender], T], *, payload_bytes: int = 0) -> T:

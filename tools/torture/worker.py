@@ -46,8 +46,11 @@ class Worker(Generic[T]):
     The process that has it must have no other thread, and no store open.
     """
 
-    def __init__(self, work: Callable[[int], T], *, cases_of_one_child: int = CASES_OF_ONE_CHILD) -> None:
+    def __init__(
+        self, work: Callable[[int], T], *, cases_of_one_child: int = CASES_OF_ONE_CHILD, asleep_s: float = ASLEEP_S
+    ) -> None:
         self._work = work
+        self._asleep_s = asleep_s
         self._cases_of_one_child = cases_of_one_child
         self._child: _Child[T] | None = None
 
@@ -55,7 +58,7 @@ class Worker(Generic[T]):
         """Return what became of the case, in the words of ``work`` or, if it did not come so far, in ours."""
         if self._child is None or self._child.cases_done == self._cases_of_one_child:
             self.start_anew()
-            self._child = _Child(self._work)
+            self._child = _Child(self._work, self._asleep_s)
         told = self._child.do(case)
         if isinstance(told, Ended):
             self.start_anew()
@@ -76,15 +79,16 @@ class Worker(Generic[T]):
         self.start_anew()
 
 
-def run_in_child(work: Callable[[], T]) -> T | Ended:
-    """Do one piece of work in a child of its own."""
-    with Worker(lambda _case: work()) as worker:
+def run_in_child(work: Callable[[], T], *, asleep_s: float = ASLEEP_S) -> T | Ended:
+    """Do one piece of work in a child of its own, which hangs when it has slept for so long."""
+    with Worker(lambda _case: work(), asleep_s=asleep_s) as worker:
         return worker.do(0)
 
 
 class _Child(Generic[T]):
-    def __init__(self, work: Callable[[int], T]) -> None:
+    def __init__(self, work: Callable[[int], T], asleep_s: float) -> None:
         self.cases_done = 0
+        self._asleep_s = asleep_s
         self._is_gone = False
         self._errors = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed by end()
         self._pipe, theirs = multiprocessing.Pipe()
@@ -118,7 +122,7 @@ class _Child(Generic[T]):
         """Return True when there is an answer or the end, False when there will be none."""
         sleep = _Sleep(self._pid)
         while not self._pipe.poll(LOOK_S):
-            if sleep.lasts_s() > ASLEEP_S:
+            if sleep.lasts_s() > self._asleep_s:
                 return self._pipe.poll(0)
         return True
 
