@@ -25,6 +25,7 @@ from streamstore.wire.notify import notify_systemd
 from streamstore.wire.serve import ServeError, ServeOptions, Tls, serve
 from tests.children import WAIT_S, next_line, started
 from tests.signing import KEY_ID, SECRET, signed
+from tools.clients.server import certificate
 
 READER: Final = "AKIDREADER"
 COLLECTOR: Final = "AKIDCOLLECTOR"
@@ -430,20 +431,10 @@ def test_the_command_ends_with_the_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
 def test_it_serves_over_tls(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", key, "-out", certificate, "-days", "30", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=IP:127.0.0.1"),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=WAIT_S,
-    )
-    with serving(tmp_path / "store", "--tls-cert", certificate, "--tls-key", key) as server:
+    made, key = certificate(tmp_path)
+    with serving(tmp_path / "store", "--tls-cert", made, "--tls-key", key) as server:
         assert server.url.startswith("https://127.0.0.1:")
-        context = ssl.create_default_context(cafile=str(certificate))
+        context = ssl.create_default_context(cafile=str(made))
         connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=context, timeout=WAIT_S)
         members = {"StreamName": "clicks", "ShardCount": 1}
         answer = do(connection, "CreateStream", f"{server.url}/", members)

@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, Self, cast
 
@@ -17,6 +17,7 @@ __all__ = ["Conversation", "Members", "Outcome", "Talk"]
 Members = dict[str, object]
 ANSWER_S_MAX: Final = 120.0
 REGION: Final = "us-east-1"
+TEXT_SHOWN_MAX: Final = 2_000
 TOKENS: Final = ("ShardIterator", "NextShardIterator", "NextToken")
 CONSUMER_CREATED: Final = re.compile(r"(/consumer/[^:]+:)\d+")
 
@@ -124,34 +125,39 @@ def _error_of(outcome: Outcome) -> Members | None:
     return error
 
 
-def _in_milliseconds(value: object, name: str = "") -> object:
+def _in_milliseconds(output: object) -> object:
     """Return an output with times as numbers of milliseconds; a command prints them as seconds."""
-    if isinstance(value, dict):
-        named = cast(Members, value)
-        return {each: _in_milliseconds(inner, each) for each, inner in named.items()}
-    if isinstance(value, list):
-        return [_in_milliseconds(each) for each in cast("list[object]", value)]
-    if isinstance(value, float) and name.endswith("Timestamp"):
-        return round(value * 1000)
-    return value
+    return _mapped(
+        output,
+        lambda name, leaf: round(leaf * 1000) if isinstance(leaf, float) and name.endswith("Timestamp") else leaf,
+    )
 
 
-def _lasting(value: object, name: str = "") -> object:
+def _lasting(value: object) -> object:
     """Return a value without what is another one in each run: times and tokens."""
+    return _mapped(value, _lasting_leaf)
+
+
+def _lasting_leaf(name: str, leaf: object) -> object:
+    if name.endswith("Timestamp") and isinstance(leaf, int):
+        return "a time"
+    if name == "MillisBehindLatest" and leaf != 0:
+        return "behind"
+    if name in TOKENS and isinstance(leaf, str):
+        return "a token"
+    if isinstance(leaf, str):
+        return CONSUMER_CREATED.sub(r"\1a time", leaf) if len(leaf) < TEXT_SHOWN_MAX else f"{len(leaf)} characters"
+    return leaf
+
+
+def _mapped(value: object, leaf_of: Callable[[str, object], object], name: str = "") -> object:
+    """Return a value with each leaf replaced, which is told the name of its member."""
     if isinstance(value, dict):
         named = cast(Members, value)
-        return {each: _lasting(inner, each) for each, inner in named.items()}
+        return {each: _mapped(inner, leaf_of, each) for each, inner in named.items()}
     if isinstance(value, list):
-        return [_lasting(each) for each in cast("list[object]", value)]
-    if name.endswith("Timestamp") and isinstance(value, int):
-        return "a time"
-    if name == "MillisBehindLatest" and value != 0:
-        return "behind"
-    if name in TOKENS and isinstance(value, str):
-        return "a token"
-    if isinstance(value, str):
-        return CONSUMER_CREATED.sub(r"\1a time", value) if len(value) < 2_000 else f"{len(value)} characters"
-    return value
+        return [_mapped(each, leaf_of) for each in cast("list[object]", value)]
+    return leaf_of(name, value)
 
 
 def _environment() -> dict[str, str]:
