@@ -235,6 +235,7 @@ class AsyncStreamStore:
         dialect: DialectName | None = None,
         account_id: str | None = None,
         region: str | None = None,
+        shard_limit: int | None = None,
     ) -> None:
         self._open: Final = lambda: StreamStore(
             path,
@@ -247,6 +248,7 @@ class AsyncStreamStore:
             dialect=dialect,
             account_id=account_id,
             region=region,
+            shard_limit=shard_limit,
         )
         self._opened: StreamStore | None = None
         self._outboxes: dict[asyncio.AbstractEventLoop, _Outbox] = {}

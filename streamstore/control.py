@@ -29,7 +29,6 @@ from streamstore.limits import (
     LIST_STREAMS_LIMIT_DEFAULT,
     LIST_TAGS_LIMIT_MAX,
     ON_DEMAND_STREAMS_PER_STORE_MAX,
-    SHARDS_PER_STORE_MAX,
     TRIM_IDEMPOTENCY_KEYS_MAX,
     TRIM_RECORDS_MAX,
 )
@@ -123,8 +122,8 @@ class StreamControl(OpenStore):
         in ``add_tags_to_stream``.
 
         Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceInUseException`` (the name is taken),
-        ``LimitExceededException`` (more than 4,000 shards or 50 on-demand streams in the store), and the storage errors
-        of ``put_record``.
+        ``LimitExceededException`` (more than 4,000 shards or 50 on-demand streams in the store, or more open shards
+        than its ``shard_limit``), and the storage errors of ``put_record``.
         """
         now_ms = self._clock()
         settings = parse_stream_settings(
@@ -138,7 +137,12 @@ class StreamControl(OpenStore):
             tags=tags,
             dialect=self._dialect,
         )
-        self._change(lambda appender: create_stream(appender.flush(), settings, now_ms=now_ms, dialect=self._dialect))
+        limit = self._shard_limit
+        self._change(
+            lambda appender: create_stream(
+                appender.flush(), settings, now_ms=now_ms, dialect=self._dialect, shard_limit=limit
+            )
+        )
 
     def delete_stream(self, stream_name: str, *, enforce_consumer_deletion: bool = False) -> None:
         """Delete a stream with its records. A new stream of that name shares nothing with it, tokens included.
@@ -178,6 +182,7 @@ class StreamControl(OpenStore):
                 hash_key,
                 dialect=self._dialect,
                 now_ms=now_ms,
+                shard_limit=self._shard_limit,
             ),
         )
 
@@ -200,6 +205,7 @@ class StreamControl(OpenStore):
                 shard_index_of(stream, adjacent_shard_id, self._dialect, now_ms=now_ms),
                 dialect=self._dialect,
                 now_ms=now_ms,
+                shard_limit=self._shard_limit,
             ),
         )
 
@@ -220,7 +226,13 @@ class StreamControl(OpenStore):
         current = self._change_stream(
             name,
             lambda transaction, stream: resize_stream(
-                transaction, stream, target, argument="target_shard_count", dialect=self._dialect, now_ms=now_ms
+                transaction,
+                stream,
+                target,
+                argument="target_shard_count",
+                dialect=self._dialect,
+                now_ms=now_ms,
+                shard_limit=self._shard_limit,
             ),
         )
         return UpdateShardCountResult(name, current_shard_count=current, target_shard_count=target)
@@ -256,7 +268,7 @@ class StreamControl(OpenStore):
         return self._change_stream(
             name,
             lambda transaction, stream: update_stream(
-                transaction, stream, update, dialect=self._dialect, now_ms=now_ms
+                transaction, stream, update, dialect=self._dialect, now_ms=now_ms, shard_limit=self._shard_limit
             ),
         )
 
@@ -420,13 +432,13 @@ class StreamControl(OpenStore):
         )
 
     def describe_limits(self) -> DescribeLimitsResult:
-        """Tell how many shards and on-demand streams the store may hold, and how many it has.
+        """Tell how many open shards and on-demand streams the store may have, and how many it has.
 
         Raises ``StorageError``.
         """
         streams = self._engine.read(lambda transaction: list(iterate_streams(transaction, "")))
         return DescribeLimitsResult(
-            shard_limit=SHARDS_PER_STORE_MAX,
+            shard_limit=self._shard_limit,
             open_shard_count=sum(stream.open_shard_count for stream in streams),
             on_demand_stream_count=sum(stream.mode == "ON_DEMAND" for stream in streams),
             on_demand_stream_count_limit=ON_DEMAND_STREAMS_PER_STORE_MAX,

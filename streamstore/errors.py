@@ -8,7 +8,7 @@
     |   ResourceNotFoundException (LookupError)   .resource
     |   ResourceInUseException                    .resource
     |   ProvisionedThroughputExceededException    .stream_name .shard_id
-    |   LimitExceededException                    .limit
+    |   LimitExceededException                    .limit .shards_asked
     |   ExpiredIteratorException
     |   ExpiredNextTokenException
     + StorageError                                the machine or the store failed
@@ -25,7 +25,7 @@ The names of the request errors are those of the Kinesis and Yandex Data Streams
 them are answered with HTTP status 400.
 """
 
-from typing import ClassVar, Final, cast
+from typing import ClassVar, Final, NamedTuple, cast
 
 __all__ = [
     "CorruptRecordError",
@@ -129,11 +129,23 @@ class ProvisionedThroughputExceededException(RequestError):
         )
 
 
-class LimitExceededException(RequestError):
-    """The request would pass a limit of the store. Nothing changed."""
+class ShardsAsked(NamedTuple):
+    """How many open shards there are, how many there may be, and how many more a request would have made."""
 
-    def __init__(self, *, limit: str, remedy: str) -> None:
+    existing: int
+    limit: int
+    more: int
+
+
+class LimitExceededException(RequestError):
+    """The request would pass a limit of the store. Nothing changed.
+
+    ``shards_asked`` is told where it is that of the open shards that the store was opened with.
+    """
+
+    def __init__(self, *, limit: str, remedy: str, shards_asked: ShardsAsked | None = None) -> None:
         self.limit = limit
+        self.shards_asked = shards_asked
         super().__init__(f"The request would exceed the limit of {limit}; {remedy}.")
 
 

@@ -14,7 +14,13 @@ from streamstore.backup import back_up
 from streamstore.dialect import YANDEX, Dialect
 from streamstore.engine import Engine
 from streamstore.errors import InvalidArgumentException
-from streamstore.limits import ACCOUNT_ID_DEFAULT, MAP_BYTES_DEFAULT, MAP_BYTES_MAX, MAP_BYTES_MIN
+from streamstore.limits import (
+    ACCOUNT_ID_DEFAULT,
+    MAP_BYTES_DEFAULT,
+    MAP_BYTES_MAX,
+    MAP_BYTES_MIN,
+    SHARDS_PER_STORE_MAX,
+)
 from streamstore.model import CommitReport, DialectName, StorageInfo, StoredStream, SyncMode
 from streamstore.read_quota import ReadQuotas
 from streamstore.shards import ShardAppender
@@ -59,12 +65,19 @@ class OpenStore:
         dialect: DialectName | None = None,
         account_id: str | None = None,
         region: str | None = None,
+        shard_limit: int | None = None,
     ) -> None:
         self.path: Final = parse_path(path)
         self._clock = clock
         self._account_id = ACCOUNT_ID_DEFAULT if account_id is None else parse_account_id(account_id)
         wanted_region = None if region is None else parse_region(region)
         wanted = parse_dialect(dialect)
+        self._shard_limit = parse_whole_number(
+            "shard_limit",
+            SHARDS_PER_STORE_MAX if shard_limit is None else shard_limit,
+            first=1,
+            last=SHARDS_PER_STORE_MAX,
+        )
         self._catalog = StreamCatalog()
         self._read_quotas = ReadQuotas()
         self._engine = Engine(

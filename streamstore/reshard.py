@@ -56,9 +56,10 @@ class _Plan:
         self._close(adjacent_shard_index)
         return self._open(union, (shard_index, adjacent_shard_index))
 
-    def save(self, *, resized_ms: tuple[int, ...]) -> None:
-        """Refuse more shards than a store holds, or make the change."""
-        add_to_shard_count(self._transaction, len(self._counters))
+    def save(self, *, resized_ms: tuple[int, ...], shard_limit: int) -> None:
+        """Refuse more shards than a store holds or may have open, or make the change."""
+        open_count = len(self.open_indexes()) - self._stream.open_shard_count
+        add_to_shard_count(self._transaction, len(self._counters), open_count=open_count, shard_limit=shard_limit)
         stream = replace(
             self._stream, shards=self.shards, next_shard_index=self._next_shard_index, resized_ms=resized_ms
         )
@@ -102,6 +103,7 @@ def split_shard(
     *,
     dialect: Dialect,
     now_ms: int,
+    shard_limit: int,
 ) -> None:
     """Close a shard and open two, the second from ``new_starting_hash_key`` on."""
     _refuse_on_demand(stream)
@@ -120,7 +122,7 @@ def split_shard(
         )
     plan = _Plan(transaction, stream, now_ms)
     plan.split(shard_index, new_starting_hash_key)
-    plan.save(resized_ms=stream.resized_ms)
+    plan.save(resized_ms=stream.resized_ms, shard_limit=shard_limit)
 
 
 def merge_shards(
@@ -131,6 +133,7 @@ def merge_shards(
     *,
     dialect: Dialect,
     now_ms: int,
+    shard_limit: int,
 ) -> None:
     """Close two shards whose hash keys touch, and open one that has them all."""
     _refuse_on_demand(stream)
@@ -148,7 +151,7 @@ def merge_shards(
         )
     plan = _Plan(transaction, stream, now_ms)
     plan.merge(shard_index, adjacent_shard_index)
-    plan.save(resized_ms=stream.resized_ms)
+    plan.save(resized_ms=stream.resized_ms, shard_limit=shard_limit)
 
 
 def resize_stream(
@@ -159,6 +162,7 @@ def resize_stream(
     argument: str,
     dialect: Dialect,
     now_ms: int,
+    shard_limit: int,
 ) -> int:
     """Reshape the stream into equal open shards, by splits and merges, and return how many it had.
 
@@ -179,7 +183,7 @@ def resize_stream(
         pieces = [index for index in plan.open_indexes() if plan.range_of(index).starting_hash_key in target]
         _merge_all(plan, pieces)
     kept = dialect.resizes_per_day_max or 0  # where there is no bound, nobody asks when it was
-    plan.save(resized_ms=(*resized_ms, now_ms)[-kept:] if kept else ())
+    plan.save(resized_ms=(*resized_ms, now_ms)[-kept:] if kept else (), shard_limit=shard_limit)
     return current_shard_count
 
 

@@ -17,7 +17,13 @@ __all__ = ["add_tags", "decrease_retention", "increase_retention", "remove_tags"
 
 
 def update_stream(
-    transaction: WriteTransaction, stream: StoredStream, update: StreamUpdate, *, dialect: Dialect, now_ms: int
+    transaction: WriteTransaction,
+    stream: StoredStream,
+    update: StreamUpdate,
+    *,
+    dialect: Dialect,
+    now_ms: int,
+    shard_limit: int,
 ) -> UpdateStreamResult:
     """Change what the update names, the shards last, in one save."""
     updated = replace(
@@ -33,7 +39,15 @@ def update_stream(
         _save_if_changed(transaction, stream, updated)
     else:
         shard_count = update.shard_count
-        resize_stream(transaction, updated, shard_count, argument="shard_count", dialect=dialect, now_ms=now_ms)
+        resize_stream(
+            transaction,
+            updated,
+            shard_count,
+            argument="shard_count",
+            dialect=dialect,
+            now_ms=now_ms,
+            shard_limit=shard_limit,
+        )
     return UpdateStreamResult(
         stream_name=stream.name,
         shard_count=shard_count,

@@ -81,6 +81,8 @@ class StreamStore(ConsumerControl):
     store has, "yandex" for a new one.
     ``account_id``: 12 digits, and ``region``: what ARNs show where the dialect has any; None: zeros, and "us-east-1" or
     "ru-central1". The store does not keep them.
+    ``shard_limit``: 1 to 4,000, how many open shards there may be after a change through this object that opens some;
+    None: 4,000. The store does not keep it.
 
     Raises ``InvalidArgumentException`` (also for another dialect than the store has); ``StoreNotFoundError`` with
     ``create=False``; ``StoreLockedError`` if it is open in this process already or another process lost its lock on it;

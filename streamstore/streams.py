@@ -40,6 +40,7 @@ from streamstore.errors import (
     LimitExceededException,
     ResourceInUseException,
     ResourceNotFoundException,
+    ShardsAsked,
     StoreFormatError,
 )
 from streamstore.idempotency import clear_idempotency_keys
@@ -198,7 +199,9 @@ def shard_index_of(stream: StoredStream, shard_id: str, dialect: Dialect, *, now
     return shard_index
 
 
-def create_stream(transaction: WriteTransaction, settings: StreamSettings, *, now_ms: int, dialect: Dialect) -> None:
+def create_stream(
+    transaction: WriteTransaction, settings: StreamSettings, *, now_ms: int, dialect: Dialect, shard_limit: int
+) -> None:
     key = stream_key(settings.name)
     if transaction.get(STREAMS_DATABASE, key) is not None:
         raise ResourceInUseException(
@@ -206,7 +209,8 @@ def create_stream(transaction: WriteTransaction, settings: StreamSettings, *, no
         )
     if settings.mode == "ON_DEMAND":
         refuse_another_on_demand(transaction)
-    add_to_shard_count(transaction, settings.shard_count)
+    count = settings.shard_count
+    add_to_shard_count(transaction, count, open_count=count, shard_limit=shard_limit)
     number = StreamNumber(load_format_int(transaction, NEXT_STREAM_NUMBER_KEY))
     stream = StoredStream(
         name=settings.name,
@@ -249,8 +253,13 @@ def drop_shard(transaction: WriteTransaction, stream_number: StreamNumber, shard
     add_to_shard_count(transaction, -1)
 
 
-def add_to_shard_count(transaction: WriteTransaction, count: int) -> None:
-    """Count shards that come or go. Refuses, with nothing changed, more than a store holds."""
+def add_to_shard_count(
+    transaction: WriteTransaction, count: int, *, open_count: int = 0, shard_limit: int = SHARDS_PER_STORE_MAX
+) -> None:
+    """Count shards that come or go, by which ``open_count`` more are open.
+
+    Refuses, with nothing changed, more than a store holds, and more open ones than ``shard_limit``.
+    """
     shards_before = load_format_int(transaction, SHARD_COUNT_KEY)
     if shards_before + count > SHARDS_PER_STORE_MAX:
         raise LimitExceededException(
@@ -260,7 +269,19 @@ def add_to_shard_count(transaction: WriteTransaction, count: int) -> None:
                 "or use a second store"
             ),
         )
+    if open_count > 0 and shards_before + open_count > shard_limit:  # or else no need to count the open ones
+        _refuse_more_open_shards(transaction, open_count, shard_limit)
     _save_format_int(transaction, SHARD_COUNT_KEY, shards_before + count)
+
+
+def _refuse_more_open_shards(transaction: ReadTransaction, count: int, shard_limit: int) -> None:
+    open_before = sum(stream.open_shard_count for stream in iterate_streams(transaction, ""))
+    if open_before + count > shard_limit:
+        raise LimitExceededException(
+            limit=f"{shard_limit} open shards, which the store was opened with",
+            remedy=f"{open_before} are open: merge shards, delete streams, or open it with a higher shard_limit",
+            shards_asked=ShardsAsked(open_before, shard_limit, count),
+        )
 
 
 def save_stream(transaction: WriteTransaction, stream: StoredStream) -> None:

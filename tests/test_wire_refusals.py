@@ -267,14 +267,14 @@ def storage_errors() -> Iterator[StreamStoreError]:
 
 
 def test_errors_of_the_machine_have_the_status_that_clients_send_again() -> None:
-    told = [refusal_of(error, dialect=AWS, account_id="") for error in storage_errors()]
+    told = [refusal_of(error, dialect=AWS, account_id="", region="") for error in storage_errors()]
     assert [(refusal.name, refusal.status) for refusal in told] == [
         ("ServiceUnavailable", 503),
         ("InternalFailure", 500),
         ("InternalFailure", 500),
         ("ServiceUnavailable", 503),
     ]
-    told = [refusal_of(error, dialect=YANDEX, account_id="") for error in storage_errors()]
+    told = [refusal_of(error, dialect=YANDEX, account_id="", region="") for error in storage_errors()]
     assert {(refusal.name, refusal.status) for refusal in told} == {("Unavailable", 503), ("InternalError", 500)}
 
 
@@ -291,7 +291,7 @@ def request_errors() -> Iterator[RequestError]:
 def test_every_request_error_is_answered_under_its_own_name_with_status_400() -> None:
     assert {type(error) for error in request_errors()} == set(RequestError.__subclasses__())
     for error in request_errors():
-        refusal = refusal_of(error, dialect=AWS, account_id="")
+        refusal = refusal_of(error, dialect=AWS, account_id="", region="")
         assert (refusal.name, refusal.status) == (type(error).__name__, 400)
 
 

@@ -363,6 +363,9 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Key of the certificate, PEM.")] = None,
     account_id: Annotated[str | None, typer.Option("--account-id", help="12 digits that ARNs show.")] = None,
     region: Annotated[str | None, typer.Option("--region", help="Region of ARNs and of signatures.")] = None,
+    shard_limit: Annotated[
+        int | None, typer.Option("--shard-limit", help="How many open shards there may be; 4,000 if not given.")
+    ] = None,
     access_log: Annotated[
         str | None, typer.Option("--access-log", help="File to log each request to, as JSON; - is standard error.")
     ] = None,
@@ -385,6 +388,7 @@ def serve(
             dialect=dialect,
             account_id=account_id,
             region=region,
+            shard_limit=shard_limit,
             sync=sync,
         )
 

@@ -30,6 +30,7 @@ def serve_store(
     dialect: DialectName | None,
     account_id: str | None,
     region: str | None,
+    shard_limit: int | None,
     sync: SyncMode,
 ) -> None:
     """Serve until a signal ends it. Every failure is a ``CommandError`` or an error of the store."""
@@ -55,7 +56,9 @@ def serve_store(
         access_log=arguments.access_log,
         metrics_for_all=arguments.metrics_for_all,
     )
-    with StreamStore(path, sync=sync, dialect=dialect, account_id=account_id, region=region) as store:
+    with StreamStore(
+        path, sync=sync, dialect=dialect, account_id=account_id, region=region, shard_limit=shard_limit
+    ) as store:
         try:
             serve(
                 store,

@@ -110,7 +110,8 @@ class Dispatcher:
         return answer_with(output, call.codec, self._dialect)
 
     def _refusal_of(self, error: StreamStoreError) -> Refusal:
-        return refusal_of(error, dialect=self._dialect, account_id=self._store.account_id)
+        store = self._store
+        return refusal_of(error, dialect=self._dialect, account_id=store.account_id, region=store.region)
 
     def _response_to_error(self, request: WireRequest, call: _Call | None, error: Exception) -> WireResponse:
         try:

@@ -10,6 +10,7 @@ from streamstore.dialect import YANDEX, Dialect
 from streamstore.errors import (
     CorruptRecordError,
     InvalidArgumentException,
+    LimitExceededException,
     OutcomeUnknownError,
     ProvisionedThroughputExceededException,
     RequestError,
@@ -38,14 +39,14 @@ class Refusal(Exception):
         self.status = status
 
 
-def refusal_of(error: StreamStoreError, *, dialect: Dialect, account_id: str) -> Refusal:
+def refusal_of(error: StreamStoreError, *, dialect: Dialect, account_id: str, region: str) -> Refusal:
     """Return how the service names and words an error of the store."""
     if isinstance(error, StorageError):
         return _refusal_of_storage_error(error, dialect)
     assert isinstance(error, RequestError)
     if isinstance(error, InvalidArgumentException) and error.argument == "read_only":
         return Refusal("AccessDeniedException", "The store is open for reading only.")
-    return Refusal(type(error).__name__, _words(error, account_id), status=error.http_status)
+    return Refusal(type(error).__name__, _words(error, account_id, region), status=error.http_status)
 
 
 def _refusal_of_storage_error(error: StorageError, dialect: Dialect) -> Refusal:
@@ -55,7 +56,7 @@ def _refusal_of_storage_error(error: StorageError, dialect: Dialect) -> Refusal:
     return Refusal("Unavailable" if dialect is YANDEX else "ServiceUnavailable", error.message, status=UNAVAILABLE)
 
 
-def _words(error: RequestError, account_id: str) -> str:
+def _words(error: RequestError, account_id: str, region: str) -> str:
     if isinstance(error, ResourceNotFoundException) and (match := NAMED_RESOURCE.fullmatch(error.resource)):
         end = "does not exist" if match[1] else "not found."
         return f"{error.resource} under account {account_id} {end}"
@@ -63,4 +64,11 @@ def _words(error: RequestError, account_id: str) -> str:
         return f"{error.resource} under account {account_id} {error.message.removeprefix(error.resource).lstrip()}"
     if isinstance(error, ProvisionedThroughputExceededException):
         return f"Rate exceeded for shard {error.shard_id} in stream {error.stream_name} under account {account_id}."
+    if isinstance(error, LimitExceededException) and error.shards_asked is not None:
+        existing, limit, more = error.shards_asked
+        return (
+            f"This request would exceed the shard limit for the account {account_id} in {region}. Current shard count "
+            f"for the account: {existing}. Limit: {limit}. Number of additional shards that would have resulted from "
+            f"this request: {more}."
+        )
     return error.message

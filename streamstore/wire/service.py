@@ -111,7 +111,8 @@ class Service:
 
     def _refuse(self) -> WireResponse:
         error = StoreClosedError("The server stops; nothing was done. Try again.")
-        refusal = refusal_of(error, dialect=self._store.dialect, account_id=self._store.account_id)
+        store = self._store
+        refusal = refusal_of(error, dialect=store.dialect, account_id=store.account_id, region=store.region)
         return answer_with_refusal(refusal, JSON_1_1)
 
     def _note(self, request: WireRequest, response: WireResponse, *, seconds: float) -> None:
