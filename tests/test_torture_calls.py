@@ -126,6 +126,25 @@ print(calls.disarm())
     assert synced == ([fault in (Fault.NONE, Fault.SHORT)] if stored else [])
 
 
+def test_a_write_is_made_and_fails_and_those_behind_it_are_refused(library: Path, tmp_path: Path) -> None:
+    entries, printed = run(
+        library,
+        tmp_path,
+        """
+file = os.open(folder / "a", os.O_RDWR | os.O_CREAT)
+calls.arm(2, Fault.FAILED_THEN_REFUSED, kinds=frozenset([Kind.WRITE]), times=3)
+for word in b"1", b"2", b"3", b"4", b"5":
+    try:
+        print(os.write(file, word))
+    except OSError:
+        print("failed")
+""",
+    )
+    assert printed.split() == ["1", "failed", "failed", "failed", "1"]
+    assert (tmp_path / "folder" / "a").read_bytes() == b"125"
+    assert [entry.data for entry in entries if entry.kind == Kind.WRITE and entry.data] == [b"1", b"2", b"5"]
+
+
 def test_every_kind_of_call_can_fail_once_or_for_ever(library: Path, tmp_path: Path) -> None:
     _, printed = run(
         library,

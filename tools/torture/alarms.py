@@ -49,6 +49,7 @@ ALARMS: Final[tuple[Alarm, ...]] = (
     Alarm("fields-not-proved", "malformed", Amount(cases=25)),
     Alarm("limit-not-parsed", "malformed", Amount(cases=96), first=25),
     Alarm("swallowed-commit-error", "io-faults", Amount(cases=200)),
+    Alarm("outcome-not-looked-up", "io-faults", Amount(cases=500)),
     Alarm("stored-though-full", "disk-full", Amount(cases=5)),
     Alarm("wrong-thread", "hazards", Amount(cases=2)),
     Alarm("no-crc", "hazards", Amount()),

@@ -33,7 +33,7 @@
 enum kind { OPEN, CLOSE, READ, WRITE, SYNC, TRUNCATE, ALLOCATE, RENAME, UNLINK, MAKE_FOLDER, REMOVE_FOLDER, MAP, LOCK, MARK, SYNCED_WRITE };
 
 /* What becomes of a call, in the order of Fault in calls.py. */
-enum fault { NONE, REFUSED, SHORT, FAILED_AFTERWARDS, KILLED_BEFORE, KILLED_HALFWAY, KILLED_AFTERWARDS };
+enum fault { NONE, REFUSED, SHORT, FAILED_AFTERWARDS, KILLED_BEFORE, KILLED_HALFWAY, KILLED_AFTERWARDS, FAILED_THEN_REFUSED };
 
 enum flag { SYNCED = 1, CREATED = 2, EMPTIED = 4, FAILED = 8 };
 
@@ -151,7 +151,11 @@ static enum fault fault_of(enum kind kind) {
     if (!(armed.kinds & kinds))
         return NONE;
     int64_t behind = ++armed.seen - armed.place;
-    return behind >= 0 && behind < armed.times ? armed.fault : NONE;
+    if (behind < 0 || behind >= armed.times)
+        return NONE;
+    if (armed.fault == FAILED_THEN_REFUSED)
+        return behind ? REFUSED : FAILED_AFTERWARDS;
+    return armed.fault;
 }
 
 static void die(void) {

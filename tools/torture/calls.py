@@ -78,6 +78,9 @@ class Fault(IntEnum):
     """The process is killed when half of the bytes are written; or behind the call, where it moves none."""
     KILLED_AFTERWARDS = 6
     """The process is killed when the call is made. A write through a synced descriptor may still be lost."""
+    FAILED_THEN_REFUSED = 7
+    """It is made, and returns the error all the same; those behind it are not made. LMDB answers a meta page that
+    failed with a write of the old one: only where that fails too does the file keep what the caller is told failed."""
 
 
 class Entry(NamedTuple):

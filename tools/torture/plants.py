@@ -57,6 +57,7 @@ NAMES: Final = (
     "walk-on-open",
     "any-partition-key",
     "swallowed-commit-error",
+    "outcome-not-looked-up",
     "fields-not-proved",
     "limit-not-parsed",
     "stored-though-full",
@@ -105,6 +106,8 @@ def plant(name: str | None) -> None:
         mock.patch("streamstore.validate.parse_partition_key", str).start()
     elif name == "swallowed-commit-error":
         mock.patch.object(Engine, "_commit", _commit_and_swallow()).start()
+    elif name == "outcome-not-looked-up":
+        mock.patch.object(Engine, "_find_out_stored", return_value=False).start()
     elif name == "fields-not-proved":
         mock.patch.object(disk_format, "_expect_list", _believe).start()
     elif name == "limit-not-parsed":

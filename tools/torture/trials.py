@@ -3,6 +3,7 @@
 A forked child makes the operation; this process reads what became of the store.
 """
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -50,10 +51,17 @@ def first(count: int) -> range:
 
 
 def spread(ordeal: Ordeal, places: Iterable[Places]) -> list[Trial]:
-    """Return a trial for each place, in an order that the dice have shaken: any number of the first are a sample."""
-    trials = [Trial(operation, kind, number) for operation, kind, numbers in places for number in numbers]
-    ordeal.dice().shuffle(trials)
-    return trials
+    """Return a trial for each place, in an order that the dice have shaken: any number of the first are a sample.
+
+    The kinds take turns, so that one that has few places is in a small sample too.
+    """
+    kinds: dict[str, list[Trial]] = {}
+    for operation, kind, numbers in places:
+        kinds.setdefault(kind, []).extend(Trial(operation, kind, number) for number in numbers)
+    dice = ordeal.dice()
+    for trials in kinds.values():
+        dice.shuffle(trials)
+    return [trial for turn in itertools.zip_longest(*kinds.values()) for trial in turn if trial is not None]
 
 
 class Trials:

@@ -1,10 +1,11 @@
 """I/O faults: any call that touches the store fails, once or from then on, in every operation."""
 
 import errno
+import shutil
 from typing import Final, NamedTuple
 
 from tools.torture import calls
-from tools.torture.calls import FOR_EVER, Calls, lacks_gcc
+from tools.torture.calls import EVERY_KIND, FOR_EVER, Calls, Kind, lacks_gcc
 from tools.torture.operations import OPERATIONS, Operation
 from tools.torture.part import Amount, Ordeal, Part
 from tools.torture.trials import Places, Trials, in_child, spread
@@ -19,7 +20,16 @@ class _Kind(NamedTuple):
     fault: calls.Fault
     error: int = errno.EIO
     times: int = 1
+    struck: frozenset[Kind] = EVERY_KIND
+    """Which calls it strikes."""
 
+    @property
+    def may_hide_outcome(self) -> bool:
+        """Tell whether an operation may be unable to find out what became of it: more fails than its commit."""
+        return self.times > (2 if self.fault is calls.Fault.FAILED_THEN_REFUSED else 1)
+
+
+WRITES: Final = frozenset({Kind.WRITE})
 
 KINDS: Final = {
     "EIO": _Kind(calls.Fault.REFUSED),
@@ -32,6 +42,10 @@ KINDS: Final = {
     "ENOSPC from then on": _Kind(calls.Fault.REFUSED, errno.ENOSPC, FOR_EVER),
     "calls cut short from then on": _Kind(calls.Fault.SHORT, times=FOR_EVER),
     "EIO behind the calls from then on": _Kind(calls.Fault.FAILED_AFTERWARDS, times=FOR_EVER),
+    "EIO behind a write and in the next": _Kind(calls.Fault.FAILED_THEN_REFUSED, times=2, struck=WRITES),
+    "EIO behind a write and in those from then on": _Kind(
+        calls.Fault.FAILED_THEN_REFUSED, times=FOR_EVER, struck=WRITES
+    ),
 }
 
 
@@ -43,24 +57,26 @@ class _FailingCall(Fault):
         self._kind = kind
         self._place = place
         self.stays = kind.times == FOR_EVER
-        self.may_hide_outcome = kind.times > 1
+        self.may_hide_outcome = kind.may_hide_outcome
 
     def begin(self) -> None:
-        self._library.arm(self._place, self._kind.fault, error=self._kind.error, times=self._kind.times)
+        kind = self._kind
+        self._library.arm(self._place, kind.fault, kinds=kind.struck, error=kind.error, times=kind.times)
 
     def end(self) -> None:
         self._library.disarm()
 
 
 class _Count(Fault):
-    """Counts the calls."""
+    """Counts calls."""
 
-    def __init__(self, library: Calls) -> None:
+    def __init__(self, library: Calls, kinds: frozenset[Kind]) -> None:
         self._library = library
+        self._kinds = kinds
         self.count = 0
 
     def begin(self) -> None:
-        self._library.arm(0, calls.Fault.NONE)
+        self._library.arm(0, calls.Fault.NONE, kinds=self._kinds)
 
     def end(self) -> None:
         self.count = self._library.disarm()
@@ -72,16 +88,19 @@ def _run(ordeal: Ordeal) -> None:
     trials = Trials(ordeal)
     places: list[Places] = []
     for operation in OPERATIONS:
-        count = _count(ordeal, trials, operation, library)
-        places += [Places(operation, kind, range(1, count + 1)) for kind in KINDS]
-    ordeal.set("calls", sum(len(each.numbers) for each in places) / len(KINDS))
+        counts = {kinds: _count(ordeal, trials, operation, library, kinds) for kinds in (EVERY_KIND, WRITES)}
+        places += [Places(operation, name, range(1, counts[kind.struck] + 1)) for name, kind in KINDS.items()]
+        ordeal.add("calls", counts[EVERY_KIND])
+        ordeal.add("writes", counts[WRITES])
     trials.run(spread(ordeal, places), lambda trial: _FailingCall(library, KINDS[trial.kind], trial.place))
 
 
-def _count(ordeal: Ordeal, trials: Trials, operation: Operation, library: Calls) -> int:
+def _count(ordeal: Ordeal, trials: Trials, operation: Operation, library: Calls, kinds: frozenset[Kind]) -> int:
     def count() -> int:
-        fault = _Count(library)
-        trials.make(operation, ordeal.memory_folder / f"count {operation.name}", fault)
+        fault = _Count(library, kinds)
+        path = ordeal.memory_folder / f"count {operation.name}"
+        trials.make(operation, path, fault)
+        shutil.rmtree(path)
         return fault.count
 
     return in_child(count)
