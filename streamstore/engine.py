@@ -16,7 +16,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, TypeVar, cast
@@ -38,11 +38,13 @@ from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MIN
 from streamstore.model import StorageInfo, SyncMode
 from streamstore.process import NESTED_CALL, ReaderGate, open_engines
 from streamstore.room import GROWTH_AHEAD_BYTES, FileRoom, Need
+from streamstore.sections import NO_MEMORY, NestingMutex, surely, taking
 from streamstore.transaction import (
     RECOVERY_DATABASE,
     Evidence,
     HandleMissingError,
     ObservedTransaction,
+    ReadersInTheWayError,
     ReadTransaction,
     WriteTransaction,
 )
@@ -53,6 +55,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+FAILURES: Final = (StorageError, *MACHINE_ERRORS)
 Databases = Mapping[bytes, Mapping[bytes, bytes]]
 """What a new store contains: the keys and values of each named database."""
 
@@ -109,23 +112,40 @@ class Engine:
         self._ripe_commit: int | None = None
         self._awaited_commit: int | None = None
         self._disk_is_sure = False
-        self._write_lock = threading.RLock()  # a signal handler may fork while its thread writes
+        self._write_mutex = NestingMutex()  # a signal handler may fork while its thread writes
+        self._is_open = False
+        self.is_outcome_open = False
+        """Whether the last write may be stored, though it raised another error than one of this package."""
         self._readers = ReaderGate()
         self.handles: dict[bytes, lmdb._Database] = {}  # replaced, so that those who read do not see it grow
-        with translated(f"open {path}"):
-            if initial is not None:
-                self._folder.create(lambda creating: _create_environment(creating, initial))
-            self._folder.refuse_missing()
-            if not allow_network_filesystem:
-                self._folder.refuse_network_filesystem()
-            with open_engines.opening(self, self._folder):
-                self._lock = FolderLock(self._folder, writable=not read_only)
-                self._room = FileRoom(self._lock)
-                try:
-                    self._env = self._open_environment()
-                except BaseException:
-                    self._lock.release()
-                    raise
+        undo = self._undo
+        try:
+            with translated(f"open {path}"):
+                if initial is not None:
+                    self._folder.create(lambda creating: _create_environment(creating, initial))
+                self._folder.refuse_missing()
+                if not allow_network_filesystem:
+                    self._folder.refuse_network_filesystem()
+                open_engines.open(self, self._folder, self._open)
+        except BaseException:
+            surely(undo)
+            raise
+
+    def _undo(self) -> None:
+        """Close what an opening that failed has opened. Who holds on to its error holds on to this engine."""
+        if self._is_open:
+            self._let_go()
+            open_engines.forget(self)
+
+    def _open(self) -> None:
+        self._lock = FolderLock(self._folder, writable=not self._read_only)
+        try:
+            self._room = FileRoom(self._lock)
+            self._env = self._open_environment()
+            self._is_open = True
+        except BaseException:
+            self._lock.release()
+            raise
 
     def read(self, look: Callable[[ReadTransaction], T]) -> T:
         """Return what ``look`` finds in the newest durable snapshot. Keep it short: pages it sees cannot be reused."""
@@ -133,8 +153,11 @@ class Engine:
         def look_once() -> T:
             self.refuse_unusable()
             handles = self.handles  # in front of the snapshot, which cannot use a handle that is younger than itself
-            with self._env.begin() as transaction:
+            transaction = self._env.begin()
+            try:
                 return look(ReadTransaction(transaction, handles))
+            finally:
+                transaction.abort()
 
         while True:
             try:
@@ -153,29 +176,53 @@ class Engine:
         """Return the result of ``apply`` once its changes are durable (in the sense of ``sync``).
 
         ``StoreFullError`` and other ``StorageError``: nothing of it is stored. ``OutcomeUnknownError``: that could
-        not be found out. Any other error is one of ``apply``, and nothing is stored.
+        not be found out. Any other error is one of ``apply``, and nothing is stored; but for ``MemoryError``, behind
+        which ``is_outcome_open`` tells.
         """
         while True:
             try:
                 return self.write_unrepaired(apply)
             except RepairNeededError as repair:
-                with self._write_lock, translated("write"):
-                    repair.mend()
+                self._mend(repair.mend)
+            except ReadersInTheWayError:
+                return self._write_alone(apply)
 
-    def write_unrepaired(self, apply: Callable[[WriteTransaction], T]) -> T:
-        """Like ``write``, but raise ``RepairNeededError`` where that would mend the environment and try again.
+    def _mend(self, mend: Callable[[], None]) -> None:
+        with translated("write"):
+            for _ in self._write_mutex.taking:
+                try:
+                    mend()
+                finally:
+                    self._write_mutex.release()
+                break
+
+    def _write_alone(self, apply: Callable[[WriteTransaction], T]) -> T:
+        """Like ``write``, while nobody reads."""
+        while True:
+            try:
+                for _ in self._write_mutex.taking:  # in front of the gate: who mends for a reader comes in this order
+                    try:
+                        return self._readers.alone(lambda: self.write_unrepaired(apply, is_alone=True))
+                    finally:
+                        self._write_mutex.release()
+            except RepairNeededError as repair:
+                self._mend(repair.mend)
+
+    def write_unrepaired(self, apply: Callable[[WriteTransaction], T], *, is_alone: bool = False) -> T:
+        """Like ``write``, but raise an error where that would mend the environment, or wait, and try again.
 
         An interrupt at any line of this leaves the environment whole and unlocked, which mending cannot promise.
         """
         ident = threading.get_ident()
         self._refuse_nested_write(ident)
-        with self._write_lock:
+        for _ in self._write_mutex.taking:
             self._writing_ident = ident
+            self.is_outcome_open = False
             try:
                 self.refuse_unusable(even_if_failed=True)
                 if self._failure is not None:
                     raise RepairNeededError(self._recover)
-                return self._transact(apply)
+                return self._transact(apply, is_alone=is_alone)
             except lmdb.MapFullError:
                 mend = self._grow_map if self._map_bytes_unlimited is None else self._find_room
                 raise RepairNeededError(mend) from None
@@ -192,9 +239,13 @@ class Engine:
                 # An interrupt ended the finding out of a failed commit.
                 raise RepairNeededError(self._recover) from None
             except MACHINE_ERRORS as error:
+                if self.is_outcome_open:
+                    raise  # there is no memory to find it out
                 raise translate(error, "write") from error
             finally:
                 self._writing_ident = None
+                self._write_mutex.release()
+        raise AssertionError
 
     def close(self) -> None:
         """Close the environment. In sync modes below "full", what was committed is synced first.
@@ -205,24 +256,33 @@ class Engine:
         if self._pid != os.getpid():
             return
         try:
-            with self._write_lock, self._readers.none():
+            for _ in self._write_mutex.taking:
                 try:
-                    if not self._closed:
-                        self._closed = True
-                        self._sync_last_commits()
-                finally:  # again in each call: an interrupt may have ended the one before
-                    self._env.close()
-                    self._lock.release()
+                    self._readers.alone(self._close_alone)
+                finally:
+                    self._write_mutex.release()
+                break
         finally:
             open_engines.forget(self)
+
+    def _close_alone(self) -> None:
+        try:
+            if not self._closed:
+                self._closed = True
+                self._sync_last_commits()
+        finally:  # again in each call: an interrupt may have ended the one before
+            self._let_go()
+
+    def _let_go(self) -> None:
+        try:
+            self._env.close()
+        finally:
+            self._lock.release()
 
     def _sync_last_commits(self) -> None:
         if self._sync != "full" and not self._read_only and self._failure is None:
             with translated("close"):
                 self._env.sync(True)
-
-    def no_readers(self) -> contextlib.AbstractContextManager[None]:
-        return self._readers.none()
 
     def is_at_work_here(self) -> bool:
         """Tell whether this thread is inside a call: then a signal handler asks, and must wait for no other."""
@@ -246,12 +306,13 @@ class Engine:
         """
         with translated(f"copy to {data_path}"):
             self.read(ReadTransaction.commit_number)  # which takes over a map that has grown
-            descriptor = os.open(data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            try:
-                self._readers.read(lambda: self._env.copyfd(descriptor, compact))
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            for descriptor in taking(os.open, data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666):
+                try:
+                    self._readers.read(partial(self._env.copyfd, descriptor, compact))
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                break
 
     def _open_handles(self, on_step: Callable[[], None]) -> None:
         """Open a handle of each database: a read that finds one missing starts again from the beginning."""
@@ -275,11 +336,15 @@ class Engine:
             file_bytes=file_bytes, map_bytes=figures["map_size"], reader_slots_used=figures["num_readers"]
         )
 
-    @contextlib.contextmanager
-    def quiesce(self) -> Generator[None]:
-        """Hold off every transaction of this process, as a fork needs."""
-        with self._write_lock, self._readers.none():
-            yield
+    def quiesce(self) -> None:
+        """Hold off every transaction of this process until ``go_on``, as a fork needs."""
+        for _ in self._write_mutex.taking:
+            break
+        self._readers.shut()
+
+    def go_on(self) -> None:
+        self._readers.open()
+        self._write_mutex.release()
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's environment, so that the child may open its own.
@@ -288,36 +353,28 @@ class Engine:
         """
         if not self._closed and self._pid != os.getpid():
             self._closed = True
-            self._env.close()
-            self._lock.release()
+            self._let_go()
 
-    def _transact(self, apply: Callable[[WriteTransaction], T]) -> T:
+    def _transact(self, apply: Callable[[WriteTransaction], T], *, is_alone: bool) -> T:
         proven_commit = -1
         while True:
             env = self._env
             lmdb_transaction = env.begin(write=True)
             try:
                 self._make_disk_sure()
-                transaction = WriteTransaction(self, env, lmdb_transaction)
+                transaction = WriteTransaction(self, env, lmdb_transaction, is_alone=is_alone)
                 self._need = transaction.need
-                try:
-                    result = apply(transaction)
-                    if transaction.evidence is not None:
-                        if self._may_have_been_so(transaction.evidence):
-                            transaction.mark()
-                        if self._keep_reserve(transaction, lmdb_transaction, proven_commit):
-                            proven_commit = lmdb_transaction.id()
-                            continue  # without the pages that the proof took
-                        self._commit(lmdb_transaction, transaction.evidence)
-                        # Finding out an outcome may have reopened the environment, which ended the old one's handles.
-                        if env is self._env:
-                            transaction.keep_handles()
-                finally:
-                    transaction.let_readers_in()
+                result = apply(transaction)
+                if transaction.evidence is not None:
+                    if self._may_have_been_so(transaction.evidence):
+                        transaction.mark()
+                    if self._keep_reserve(transaction, lmdb_transaction, proven_commit):
+                        proven_commit = lmdb_transaction.id()
+                        continue  # without the pages that the proof took
+                    self._commit(lmdb_transaction, transaction.evidence)
+                    self._tidy_up(transaction, env)
             finally:
                 lmdb_transaction.abort()  # does nothing after a commit
-            if transaction.need.frees:
-                self._keep_file_whole()
             return result
 
     def _keep_reserve(
@@ -340,6 +397,17 @@ class Engine:
         transaction.take_pages(reserve_pages)
         return True
 
+    def _tidy_up(self, transaction: WriteTransaction, env: lmdb.Environment) -> None:
+        """Behind a commit, where nothing may fail any more: without memory, what is only good to have is left out."""
+        try:
+            # Finding out an outcome may have reopened the environment, which ended the handles of the old one.
+            if env is self._env:
+                transaction.keep_handles()
+            if transaction.need.frees:
+                self._keep_file_whole()
+        except NO_MEMORY:
+            pass
+
     def _may_have_been_so(self, evidence: Evidence) -> bool:
         """Tell whether the file may hold the evidence without the transaction: changes can undo each other."""
         if evidence.is_new_key:
@@ -347,19 +415,25 @@ class Engine:
         handle = self.handles.get(evidence.database)
         if handle is None:
             return True  # only the transaction itself has it open
-        with self._env.begin() as before:
+        before = self._env.begin()
+        try:
             return before.get(evidence.key, db=handle) == evidence.value
+        finally:
+            before.abort()
 
     def _commit(self, lmdb_transaction: "lmdb.Transaction[bytes]", evidence: Evidence) -> None:
         """Return if the transaction is durable: this is the line of the whole program after which it is."""
+        self.is_outcome_open = True
         try:
             lmdb_transaction.commit()
         except lmdb.MapFullError:
+            self.is_outcome_open = False
             raise  # LMDB has not written anything yet
         except MACHINE_ERRORS as error:
             self._disk_is_sure = False
             lmdb_transaction.abort()
             if not self._find_out_stored(evidence, error):
+                self.is_outcome_open = False
                 self._refuse_full(error)
                 raise
 
@@ -392,9 +466,12 @@ class Engine:
         try:
             if self._is_panicking():
                 self._recover()
-            with self._env.begin() as transaction:
+            transaction = self._env.begin()
+            try:
                 return self._holds(transaction, evidence)
-        except (StorageError, *MACHINE_ERRORS) as second:
+            finally:
+                transaction.abort()
+        except FAILURES as second:
             self._failure = second
             raise OutcomeUnknownError(
                 f"The commit failed ({error}) and so did finding out its outcome ({second}): the request may or may "
@@ -424,9 +501,13 @@ class Engine:
         """
         self._failure = self._failure or StorageError("the store is recovering from a failed commit")
         self._reopen()
-        with self._env.begin(write=True) as transaction:
+        transaction = self._env.begin(write=True)
+        try:
             self._make_disk_sure()
             self._mark_recovery(transaction)
+            transaction.commit()
+        finally:
+            transaction.abort()
         self._failure = None
 
     def _mark_recovery(self, transaction: "lmdb.Transaction[bytes]") -> None:
@@ -434,14 +515,16 @@ class Engine:
         transaction.put(RECOVERY_KEY, str(transaction.id()).encode(), db=handle)
 
     def _reopen(self) -> None:
-        with self._readers.none():
-            self.handles.clear()
+        self._readers.alone(self._reopen_alone)
+
+    def _reopen_alone(self) -> None:
+        self.handles.clear()
+        try:
             self._env.close()
-            try:
-                self._env = self._open_environment()
-            except BaseException as error:
-                self._failure = error
-                raise
+            self._env = self._open_environment()
+        except BaseException as error:
+            self._failure = error
+            raise
 
     def _open_environment(self) -> lmdb.Environment:
         if self._lock.alone:
@@ -517,7 +600,8 @@ class Engine:
 
         py-lmdb keeps a handle only if a transaction of its own opened it.
         """
-        with self._mending_for_reader():
+
+        def open_it() -> None:
             self.refuse_unusable()
             try:
                 self.handles = self.handles | {database: self._env.open_db(database, create=False)}
@@ -526,34 +610,35 @@ class Engine:
             except lmdb.DbsFullError:
                 self._reopen()
 
+        self._mend_for_reader(open_it)
+
     def _prepare_to_read_again(self, error: lmdb.Error) -> None:
         """Mend what keeps a read transaction from starting, or raise the error translated."""
         self.refuse_unusable(even_if_failed=True)
         if isinstance(error, lmdb.MapResizedError):
-            with self._mending_for_reader():
-                self._adopt_map()
+            self._mend_for_reader(self._adopt_map)
         elif isinstance(error, lmdb.ReadersFullError) and self._env.reader_check() > 0:
             pass  # slots of killed processes
         elif isinstance(error, lmdb.PanicError) and self._failure is None:
-            with self._mending_for_reader():
-                pass  # the writer is recovering
+            self._mend_for_reader(lambda: None)  # the writer is recovering
         else:
             raise translate(error, "read") from error
 
-    @contextlib.contextmanager
-    def _mending_for_reader(self) -> Generator[None]:
+    def _mend_for_reader(self, mend: Callable[[], None]) -> None:
         """Hold off the writer. A signal handler may close the store meanwhile."""
         ident = threading.get_ident()
         self._refuse_nested_write(ident)
-        with self._write_lock:
+        for _ in self._write_mutex.taking:
             self._writing_ident = ident
             try:
-                yield
+                mend()
             except MACHINE_ERRORS as error:
                 self.refuse_unusable()
                 raise translate(error, "read") from error
             finally:
                 self._writing_ident = None
+                self._write_mutex.release()
+            break
 
     def _grow_map(self) -> None:
         """Double the map. Nothing was stored by the transaction that found it full."""
@@ -561,8 +646,7 @@ class Engine:
 
     def _resize_map(self, map_bytes: int) -> None:
         try:
-            with self._readers.none():
-                self._env.set_mapsize(map_bytes)
+            self._readers.alone(partial(self._env.set_mapsize, map_bytes))
         except MACHINE_ERRORS as error:
             self._reopen()  # LMDB gives up an environment that it could not map again
             raise StoreFullError(
@@ -571,8 +655,7 @@ class Engine:
             ) from error
 
     def _adopt_map(self) -> None:
-        with self._readers.none():
-            self._env.set_mapsize(0)
+        self._readers.alone(partial(self._env.set_mapsize, 0))
         self._map_bytes_unlimited = None
 
     def _limit_map(self) -> None:
@@ -621,9 +704,13 @@ class Engine:
     def _ripen_free_pages(self) -> None:
         """Commit next to nothing: what a commit freed, LMDB uses two commits later, and no other gets through."""
         try:
-            with self._env.begin(write=True) as transaction:
+            transaction = self._env.begin(write=True)
+            try:
                 self._make_disk_sure()
                 self._mark_recovery(transaction)
+                transaction.commit()
+            finally:
+                transaction.abort()
         except MACHINE_ERRORS:
             self._disk_is_sure = False  # whatever it is, the next commit meets it too
         self._ripe_commit = self._env.info()["last_txnid"]

@@ -240,7 +240,9 @@ def _presentable(argument: str, value: object) -> object:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    if len(text) <= SHOWN_CHARACTERS_MAX:
+    """Return the beginning of the ``repr``. Of a string no more is made: all of a long one takes milliseconds."""
+    text = repr(value[:SHOWN_CHARACTERS_MAX] if isinstance(value, str) else value)
+    characters = len(value if isinstance(value, str) else text)
+    if max(characters, len(text)) <= SHOWN_CHARACTERS_MAX:
         return text
-    return f"{text[:SHOWN_CHARACTERS_MAX]}... ({len(text)} characters)"
+    return f"{text[:SHOWN_CHARACTERS_MAX]}... ({characters} characters)"

@@ -13,12 +13,12 @@ alone joins only when LMDB's own lock still stands.
 
 import contextlib
 import fcntl
+import io
 import os
 import secrets
 import shutil
 import struct
 import time
-import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +30,7 @@ from streamstore.errors import (
     StoreLockedError,
     StoreNotFoundError,
 )
+from streamstore.sections import taking
 
 __all__ = [
     "NETWORK_FILESYSTEMS",
@@ -80,18 +81,25 @@ class StoreFolder:
         """
         if not self.path.exists():
             self.path.mkdir(exist_ok=True)
-        with _only_creator(self.path):
-            if self.exists():
-                return
-            self._refuse_foreign_entries()
-            creating = self.path / CREATING_FOLDER
-            shutil.rmtree(creating, ignore_errors=True)  # of a creator that crashed: we are the only one
-            creating.mkdir()
-            preallocate(creating / LOCK_FILE, LOCK_FILE_BYTES)
-            fill(creating)
-            sync_file(creating / DATA_FILE)
-            os.rename(creating / DATA_FILE, self.data_path)
-            shutil.rmtree(creating, ignore_errors=True)
+        for descriptor in taking(os.open, self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if not self.exists():
+                    self._create_alone(fill)
+            finally:
+                os.close(descriptor)
+            break
+
+    def _create_alone(self, fill: Callable[[Path], None]) -> None:
+        self._refuse_foreign_entries()
+        creating = self.path / CREATING_FOLDER
+        shutil.rmtree(creating, ignore_errors=True)  # of a creator that crashed: we are the only one
+        creating.mkdir()
+        preallocate(creating / LOCK_FILE, LOCK_FILE_BYTES)
+        fill(creating)
+        sync_file(creating / DATA_FILE)
+        os.rename(creating / DATA_FILE, self.data_path)
+        shutil.rmtree(creating, ignore_errors=True)
 
     def refuse_missing(self) -> None:
         if not self.exists():
@@ -139,12 +147,11 @@ class FolderLock:
     """
 
     def __init__(self, folder: StoreFolder, *, writable: bool) -> None:
-        access = os.O_RDWR if writable else os.O_RDONLY
-        self._descriptor = os.open(folder.data_path, access | os.O_CLOEXEC)
         # However an opening ends: a descriptor that nobody closes would lock the store as long as the process lives.
-        self._closing = weakref.finalize(self, os.close, self._descriptor)
-        self._closing.atexit = False
+        # That of a file object closes with it.
+        self._file = io.FileIO(folder.data_path, "r+" if writable else "r")
         try:
+            self._descriptor = self._file.fileno()
             self.alone = self._acquire(folder)
         except BaseException:
             self.release()
@@ -185,8 +192,10 @@ class FolderLock:
 
     def release(self) -> None:
         """Close our descriptor. In a forked child this leaves the parent's lock in force."""
-        with contextlib.suppress(OSError):  # it is closed all the same, and what was written is synced
-            self._closing()
+        try:
+            self._file.close()
+        except OSError:
+            pass  # it is closed all the same, and what was written is synced
 
     def _acquire(self, folder: StoreFolder) -> bool:
         """Return whether we are alone; otherwise LMDB's lock of another process is known to stand."""
@@ -259,19 +268,21 @@ def nobody_else(folder: StoreFolder) -> Generator[None]:
 
 def preallocate(path: Path, size_bytes: int) -> None:
     """Give the file its blocks now: writing to a hole through a map kills the process when the disk is full."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        os.posix_fallocate(descriptor, 0, size_bytes)
-    finally:
-        os.close(descriptor)
+    for descriptor in taking(os.open, path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666):
+        try:
+            os.posix_fallocate(descriptor, 0, size_bytes)
+        finally:
+            os.close(descriptor)
+        break
 
 
 def sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    for descriptor in taking(os.open, path, os.O_RDONLY | os.O_CLOEXEC):
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        break
 
 
 sync_folder = sync_file  # the same call makes a new name in a folder durable
@@ -290,32 +301,20 @@ def filesystem_of(path: Path, mountinfo: str) -> str:
     return filesystem
 
 
-@contextmanager
-def _only_creator(path: Path) -> Generator[None]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _is_locked_by_another_process(lock_path: Path) -> bool:
     """Tell whether LMDB in another process holds the byte of ``lock.mdb`` that every opener holds.
 
     Opening that file here is safe only because no environment of this process uses it yet.
     """
-    try:
-        descriptor = os.open(lock_path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        wanted = struct.pack(_FLOCK_LAYOUT, fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
-        found = fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted)
-    finally:
-        os.close(descriptor)
-    lock_type: int = struct.unpack(_FLOCK_LAYOUT, found)[0]
-    return lock_type != fcntl.F_UNLCK
+    wanted = struct.pack(_FLOCK_LAYOUT, fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+    with contextlib.suppress(FileNotFoundError):
+        for descriptor in taking(os.open, lock_path, os.O_RDONLY | os.O_CLOEXEC):
+            try:
+                lock_type: int = struct.unpack(_FLOCK_LAYOUT, fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted))[0]
+                return lock_type != fcntl.F_UNLCK
+            finally:
+                os.close(descriptor)
+    return False
 
 
 def _unescaped(mount_point: str) -> str:

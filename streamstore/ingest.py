@@ -49,14 +49,14 @@ class _Batch:
             if self._is_sending:
                 writer.execute_on_writer_thread(_do_nothing)  # comes behind the batch if that was submitted
             self._is_sending = True
-            if not self._request.is_answered():
+            if not self._request.is_answered:
                 writer.submit(self._request)
         except StreamStoreError as refusal:
             self._refusal = refusal
         self.is_sent = True
 
     def is_answered(self) -> bool:
-        return self._refusal is not None or self._request.is_answered()
+        return self._refusal is not None or self._request.is_answered
 
     def wait_for_answer(self) -> None:
         if self._refusal is None:

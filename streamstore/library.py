@@ -11,6 +11,7 @@ from typing import Final
 import lmdb
 
 from streamstore.errors import StorageError, StoreFormatError, StoreFullError, StoreNotFoundError
+from streamstore.sections import NO_MEMORY
 
 __all__ = ["MACHINE_ERRORS", "OUT_OF_SPACE", "READERS_MAX", "lib_version", "name_end", "translate", "translated"]
 
@@ -18,7 +19,7 @@ LMDB_LIB_VERSION: Final = 0  # LMDB 0.9 and its file format
 READERS_MAX: Final = 1024
 
 OUT_OF_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-MACHINE_ERRORS: Final = (lmdb.Error, OSError, MemoryError)
+MACHINE_ERRORS: Final = (lmdb.Error, OSError, *NO_MEMORY)
 
 
 def lib_version() -> int:

@@ -23,6 +23,7 @@ from streamstore.limits import (
 )
 from streamstore.model import CommitReport, DialectName, StorageInfo, StoredStream, SyncMode
 from streamstore.read_quota import ReadQuotas
+from streamstore.sections import surely
 from streamstore.shards import ShardAppender
 from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
 from streamstore.subscribe import Subscriptions
@@ -80,6 +81,7 @@ class OpenStore:
         )
         self._catalog = StreamCatalog()
         self._read_quotas = ReadQuotas()
+        undo = self._undo
         self._engine = Engine(
             self.path,
             initial=initial_databases(wanted or YANDEX) if create and not read_only else None,
@@ -93,13 +95,20 @@ class OpenStore:
             _refuse_other_dialect(wanted, self._dialect)
             self._region = wanted_region or self._dialect.region_default
             self._writer = None if read_only else Writer(self._engine, _appender_factory(self._catalog, self._dialect))
+            self._watch = CommitWatch(self._engine)
+            self._subscriptions = Subscriptions()
+            self._close = _closing(self._writer or self._engine, self._watch)
+            self._finalizer = weakref.finalize(self, surely, self._close)  # when the last reference goes, or at exit
+            if self._writer is not None:
+                self._writer.start()
         except BaseException:
-            self._engine.close()
+            surely(undo)
             raise
-        self._watch = CommitWatch(self._engine)
-        self._subscriptions = Subscriptions()
-        self._close = _closing(self._writer or self._engine, self._watch)
-        self._finalizer = weakref.finalize(self, self._close)  # when the last reference goes, or at exit
+
+    def _undo(self) -> None:
+        """Close what an opening that failed has opened so far. Who is shown its error holds on to this store."""
+        close: Callable[[], None] = getattr(self, "_close", self._engine.close)
+        close()
 
     def close(self) -> None:
         """Commit and answer every put that was accepted, then close. Further calls do nothing.

@@ -23,6 +23,7 @@ __all__ = [
     "HandleMissingError",
     "ObservedTransaction",
     "ReadTransaction",
+    "ReadersInTheWayError",
     "WriteTransaction",
 ]
 
@@ -46,6 +47,10 @@ class HandleMissingError(Exception):
 
     def __init__(self, database: bytes) -> None:
         self.database = database
+
+
+class ReadersInTheWayError(Exception):
+    """A transaction must be run again while nobody reads. Nothing of it was stored."""
 
 
 class ReadTransaction:
@@ -149,14 +154,16 @@ class ObservedTransaction(ReadTransaction):
 class WriteTransaction(ReadTransaction):
     """The one write transaction. Nothing of it is in the file until ``Engine.write`` returns."""
 
-    __slots__ = ("_engine", "_env", "_exclusive", "_opened", "evidence", "need")
+    __slots__ = ("_engine", "_env", "_is_alone", "_opened", "evidence", "need")
 
-    def __init__(self, engine: "Engine", env: lmdb.Environment, transaction: "lmdb.Transaction[bytes]") -> None:
+    def __init__(
+        self, engine: "Engine", env: lmdb.Environment, transaction: "lmdb.Transaction[bytes]", *, is_alone: bool
+    ) -> None:
         super().__init__(transaction, engine.handles)
         self._engine = engine
         self._env = env
         self._opened: dict[bytes, lmdb._Database] = {}
-        self._exclusive: contextlib.ExitStack | None = None
+        self._is_alone = is_alone
         self.evidence: Evidence | None = None
         self.need = Need()
 
@@ -227,13 +234,12 @@ class WriteTransaction(ReadTransaction):
         """Remove the database with all its keys, if it exists.
 
         LMDB closes the handle at once and may give its slot to another database, so no reader of this process
-        may be under way until the transaction has ended.
+        may be under way until the transaction has ended: ``ReadersInTheWayError`` has it run again like this.
         """
         handle = self._handle(database)
         if handle is not None:
-            if self._exclusive is None:
-                self._exclusive = contextlib.ExitStack()
-                self._exclusive.enter_context(self._engine.no_readers())
+            if not self._is_alone:
+                raise ReadersInTheWayError
             self._engine.handles.pop(database, None)
             self._opened.pop(database, None)
             self._transaction.drop(handle)
@@ -243,10 +249,6 @@ class WriteTransaction(ReadTransaction):
         """After the commit: the handles that this transaction opened are good for the others."""
         if self._opened:
             self._engine.handles = self._engine.handles | self._opened
-
-    def let_readers_in(self) -> None:
-        if self._exclusive is not None:
-            self._exclusive.close()
 
     def _handle(self, database: bytes) -> "lmdb._Database | None":
         handle = self._opened.get(database) or self._handles.get(database)

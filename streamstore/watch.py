@@ -8,18 +8,18 @@ Who waits names the commit that it has seen: the number of the snapshot that it 
 looking and waiting.
 """
 
+import _thread
 import contextlib
 import ctypes
 import os
-import queue
 import select
-import threading
 import time
 import weakref
 from typing import Final, Protocol, cast
 
 from streamstore.engine import Engine
 from streamstore.errors import StorageError, StoreClosedError
+from streamstore.sections import NO_MEMORY, Bell, NestingMutex, taking
 from streamstore.writer import WakeUps
 
 __all__ = ["CommitBell", "CommitWaiter", "CommitWatch"]
@@ -27,6 +27,7 @@ __all__ = ["CommitBell", "CommitWaiter", "CommitWatch"]
 LOOK_ANYWAY_MS: Final = 1_000  # where the filesystem tells of no writes
 POLL_MS: Final = 5  # where there is no inotify: of a user's instances, there may be none left
 SETTLING_S: Final = (0, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005)  # between the writing of a commit and its showing
+NO_DESCRIPTOR: Final = -1
 INOTIFY_MODIFY: Final = 0x2  # Linux, inotify.h: IN_MODIFY
 EVENTS_BYTES: Final = 4_096
 
@@ -43,22 +44,18 @@ class CommitBell:
     """A thread that waits for a commit."""
 
     def __init__(self) -> None:
-        self._rung: queue.SimpleQueue[None] = queue.SimpleQueue()  # a signal handler may ring it at any time
+        self._rung = Bell()  # a signal handler may ring it at any time
 
     def wake(self, wake_ups: WakeUps) -> None:
         del wake_ups  # each thread is woken for itself
         self.ring()
 
     def ring(self) -> None:
-        self._rung.put(None)
+        self._rung.ring()
 
     def wait(self, timeout_s: float | None) -> bool:
         """Return True when it rings, perhaps for something that is over already; False if it did not in time."""
-        try:
-            self._rung.get(timeout=timeout_s)
-        except queue.Empty:
-            return False
-        return True
+        return self._rung.wait_for(timeout_s)
 
 
 class _Pause(Protocol):
@@ -75,13 +72,12 @@ class _InotifyPause:
     """Sleeps until the data file is written to. Its descriptors live as long as anybody holds on to it."""
 
     def __init__(self, data_path: str) -> None:
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._closing = contextlib.ExitStack()
-        self._finalizer = weakref.finalize(self, self._closing.close)
+        descriptors = [NO_DESCRIPTOR, NO_DESCRIPTOR]  # in front of what is to be closed: so it is
+        self._finalizer = weakref.finalize(self, _close_all, descriptors)
         self._finalizer.atexit = False
-        self._closing.callback(os.close, self._bell)
-        self._inotify = _watch_file(data_path)
-        self._closing.callback(os.close, self._inotify)
+        descriptors[0] = self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        _watch_file(data_path, descriptors)
+        self._inotify = descriptors[1]
         self._poll_bell = select.poll()
         self._poll_bell.register(self._bell, select.POLLIN)
         self._poll_both = select.poll()
@@ -107,15 +103,14 @@ class _PollingPause:
     """Sleeps for a few milliseconds. Needs no descriptor."""
 
     def __init__(self) -> None:
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._bell = Bell()
 
     def ring(self) -> None:
-        self._bell.put(None)
+        self._bell.ring()
 
     def sleep(self, *, until_write: bool, at_most_ms: int | None) -> None:
         timeout_ms = POLL_MS if until_write else at_most_ms
-        with contextlib.suppress(queue.Empty):
-            self._bell.get(timeout=None if timeout_ms is None else timeout_ms / 1_000)
+        self._bell.wait_for(None if timeout_ms is None else timeout_ms / 1_000)
 
 
 class CommitWatch:
@@ -127,9 +122,11 @@ class CommitWatch:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._waiters: dict[CommitWaiter, int] = {}
+        self._wake_ups: WakeUps = {}  # of the thread
         self._closed = False
         self._pause: _Pause | None = None
-        self._unstarted = [True]  # the thread that takes it runs
+        self._starting = NestingMutex()
+        self._is_running = False
         _watches.add(self)
 
     def wake_behind(self, commit_number: int, waiter: CommitWaiter) -> None:
@@ -169,15 +166,38 @@ class CommitWatch:
             pause.ring()
 
     def _start_thread(self) -> None:
-        # An interrupt may end this with the thread started, so it is the thread that takes the place.
-        if self._unstarted:
-            threading.Thread(target=self._run, name="streamstore-watch", daemon=True).start()
+        if not self._is_running:
+            start = taking(_thread.start_new_thread, self._run, ())
+            for _ in self._starting.taking:
+                try:
+                    if not self._is_running:
+                        for _ in start:
+                            self._is_running = True
+                            break
+                finally:
+                    self._starting.release()
+                break
 
     def _run(self) -> None:
+        self._is_running = True
         try:
-            self._unstarted.pop()
-        except IndexError:
-            return  # another one was faster
+            while True:
+                try:
+                    self._watch()
+                    break
+                except NO_MEMORY:  # there will be some again, and they wait
+                    continue
+        finally:
+            self._is_running = False
+            while True:
+                try:
+                    self._wake_all()
+                    break
+                except NO_MEMORY:
+                    continue
+
+    def _watch(self) -> None:
+        """All that the thread does. Behind a lack of memory this is called again."""
         try:
             pause = self._pause = _make_pause(self._engine)
             lag_ms = 0
@@ -189,8 +209,6 @@ class CommitWatch:
                     pause.sleep(until_write=False, at_most_ms=None)
         finally:
             self._pause = None
-            self._unstarted.append(True)
-            self._wake_all()
 
     def _wake_those_behind(self, lag_ms: int) -> int:
         """Wake who has not seen the newest commit; return after how many milliseconds to look again, 0 for no haste.
@@ -220,12 +238,22 @@ class CommitWatch:
         self._wake(self._waiters.copy())
 
     def _wake(self, waiters: dict[CommitWaiter, int]) -> None:
-        wake_ups: WakeUps = {}
         for waiter in waiters:
             if self._waiters.pop(waiter, None) is not None:
-                waiter.wake(wake_ups)
-        for wake_up in wake_ups.values():
-            wake_up()
+                self._wake_surely(waiter)
+        wake_ups = self._wake_ups
+        while wake_ups:
+            key = next(iter(wake_ups))
+            wake_ups[key]()
+            del wake_ups[key]
+
+    def _wake_surely(self, waiter: CommitWaiter) -> None:
+        while True:
+            try:
+                waiter.wake(self._wake_ups)
+                break
+            except NO_MEMORY:  # there will be some again, and it waits
+                continue
 
 
 def _make_pause(engine: Engine) -> _Pause:
@@ -235,17 +263,20 @@ def _make_pause(engine: Engine) -> _Pause:
         return _PollingPause()
 
 
-def _watch_file(path: str) -> int:
-    """Return an inotify descriptor that tells of writes to the file."""
+def _watch_file(path: str, descriptors: list[int]) -> None:
+    """Put an inotify descriptor that tells of writes to the file into the second place."""
     libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = cast(int, libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
-    if descriptor == -1:
+    descriptors[1] = cast(int, libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+    if descriptors[1] == NO_DESCRIPTOR:
         raise OSError(ctypes.get_errno(), "inotify_init1")
-    if libc.inotify_add_watch(descriptor, os.fsencode(path), INOTIFY_MODIFY) == -1:
-        error = OSError(ctypes.get_errno(), "inotify_add_watch")
-        os.close(descriptor)
-        raise error
-    return descriptor
+    if libc.inotify_add_watch(descriptors[1], os.fsencode(path), INOTIFY_MODIFY) == NO_DESCRIPTOR:
+        raise OSError(ctypes.get_errno(), "inotify_add_watch")
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        if descriptor != NO_DESCRIPTOR:
+            os.close(descriptor)
 
 
 def _abandon_all() -> None:

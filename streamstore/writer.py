@@ -7,7 +7,6 @@ is durable. A request that is refused takes nothing from its neighbours in the s
 import contextlib
 import copy
 import os
-import queue
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -21,8 +20,9 @@ from streamstore.limits import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX
 from streamstore.model import CommitReport
 from streamstore.process import NESTED_CALL
 from streamstore.receipt import Receipt
+from streamstore.sections import NO_MEMORY, Bell, Mutex, NestingMutex, OwnThread
 from streamstore.shards import ShardAppender
-from streamstore.transaction import WriteTransaction
+from streamstore.transaction import ReadersInTheWayError, WriteTransaction
 
 __all__ = [
     "Change",
@@ -57,13 +57,14 @@ class CommitObserver(NamedTuple):
 class Request(ABC, Generic[T_co]):
     """One change on its way to the disk, and its answer on its way back. Subclasses know who waits for it."""
 
-    __slots__ = ("change", "error", "payload_bytes", "result")
+    __slots__ = ("change", "error", "is_answered", "payload_bytes", "result")
 
     def __init__(self, change: Change[T_co], payload_bytes: int) -> None:
         self.change = change
         self.payload_bytes = payload_bytes
         self.result: T_co
         self.error: StreamStoreError | None = None
+        self.is_answered = False
 
     def apply(self, appender: ShardAppender) -> None:
         """Make the change in a transaction. A refusal is kept for the answer."""
@@ -76,23 +77,26 @@ class Request(ABC, Generic[T_co]):
     def fail(self, error: StreamStoreError) -> None:
         """Note that the commit failed. A request that was refused anyway keeps its refusal."""
         if self.error is None:
-            self.error = copy.copy(error)  # each waiter raises an error of its own
-            self.error.__cause__ = error.__cause__
+            own = copy.copy(error)  # each waiter raises an error of its own
+            own.__cause__ = error.__cause__
+            self.error = own
 
     @abstractmethod
     def answer(self, wake_ups: WakeUps) -> None:
-        """Hand over the result, which is durable, or the error. Called once, and must not fail or wait."""
+        """Hand over the result, which is durable, or the error. Must not wait.
+
+        Called once, but for lack of memory: behind ``MemoryError`` it is called again.
+        """
 
 
 class WaitingRequest(Request[T_co]):
     """A thread waits for it."""
 
-    __slots__ = ("_answered",)
+    __slots__ = ("_bell",)
 
     def __init__(self, change: Change[T_co], payload_bytes: int) -> None:
         super().__init__(change, payload_bytes)
-        self._answered = threading.Lock()
-        self._answered.acquire()
+        self._bell = Bell()
 
     def wait(self) -> T_co:
         """Return the result once it is durable, or raise what became of it.
@@ -108,15 +112,17 @@ class WaitingRequest(Request[T_co]):
         return self.result
 
     def wait_for_answer(self) -> None:
-        with self._answered:
-            pass
-
-    def is_answered(self) -> bool:
-        return not self._answered.locked()
+        while not self.is_answered:
+            self._bell.wait()
 
     def answer(self, wake_ups: WakeUps) -> None:
         del wake_ups  # each thread is woken for itself
-        self._answered.release()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let who waits go on. Needs no memory."""
+        self.is_answered = True
+        self._bell.ring()
 
 
 class ChainedRequest(WaitingRequest[T_co]):
@@ -138,7 +144,7 @@ class ChainedRequest(WaitingRequest[T_co]):
         finally:
             successor, self.successor = self.successor, None
             if successor is not None:
-                successor.answer({})
+                successor.wake()
 
 
 class FutureRequest(Request[T_co]):
@@ -153,15 +159,14 @@ class FutureRequest(Request[T_co]):
         self._window = window
 
     def answer(self, wake_ups: WakeUps) -> None:
+        wake_ups[self._window] = self._window.ring
         try:
             if self.error is None:
                 self.future.settle(self.result)
             else:
-                self.future.set_exception(self.error)
-        except BaseException:  # of a callback that wants to end the thread, or of a future that somebody else has set
-            pass
-        self._window.leave(self)
-        wake_ups[self._window] = self._window.ring
+                self.future.settle_failure(self.error)
+        finally:
+            self._window.leave(self)
 
 
 class _Window:
@@ -172,23 +177,27 @@ class _Window:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._mutex = NestingMutex()
         self._entered_requests = 0
         self._entered_bytes = 0
         self._left_requests = 0
         self._left_bytes = 0
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._bell = Bell()
         self._is_awaited = False
         self._closed = False
 
     def enter(self, request: FutureRequest[object]) -> None:
         """Wait until there is room for one more. One alone always has room."""
-        with self._lock:
-            while not self._has_room(request.payload_bytes):
-                self._is_awaited = True
-                if not self._has_room(request.payload_bytes):  # who leaves behind this line rings
-                    self._bell.get()
-            self.enter_at_once(request)
+        for _ in self._mutex.taking:
+            try:
+                while not self._has_room(request.payload_bytes):
+                    self._is_awaited = True
+                    if not self._has_room(request.payload_bytes):  # who leaves behind this line rings
+                        self._bell.wait()
+                self.enter_at_once(request)
+            finally:
+                self._mutex.release()
+            break
 
     def enter_at_once(self, request: FutureRequest[object]) -> None:
         request.is_inside = True
@@ -206,12 +215,12 @@ class _Window:
         """Let who waits for room look again."""
         if self._is_awaited:
             self._is_awaited = False
-            self._bell.put(None)
+            self._bell.ring()
 
     def close(self) -> None:
         """Let everybody in: they will be refused behind it."""
         self._closed = True
-        self._bell.put(None)
+        self._bell.ring()
 
     def _has_room(self, payload_bytes: int) -> bool:
         requests = self._entered_requests - self._left_requests
@@ -238,18 +247,23 @@ class Writer:
         self._pid = os.getpid()
         self._requests: deque[Request[object]] = deque()  # taken from by who has the turn only
         self._idle = False
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # rung when the thread may be idle
+        self._bell = Bell()  # rung when the thread may be idle
         self._window = _Window()
         self._accepting = True
         self._ended = False
         self._closes_engine_at_end = False
-        self._turn = threading.Lock()  # held by who commits
+        self._turn = Mutex()  # held by who commits
         self._turn_ident: int | None = None
         self._main_ident = threading.main_thread().ident
         self._thread_ident: int | None = None
         self._observer: CommitObserver | None = None
         self._crowded = False  # the last commit was shared: wait for the next one rather than go ahead alone
-        self._thread = threading.Thread(target=self._run, name="streamstore-writer", daemon=True)
+        self._batch: list[Request[object]] = []  # of the thread
+        self._wake_ups: WakeUps = {}  # of who has the turn
+        self._thread = OwnThread(self._run)
+
+    def start(self) -> None:
+        """Start the thread. ``close`` ends it, also when an interrupt ended this."""
         self._thread.start()
 
     def observe(self, observer: CommitObserver) -> None:
@@ -309,10 +323,17 @@ class Writer:
             raise StoreClosedError(CLOSED)
         self._requests.append(request)
         if self._idle:
-            self._idle = False
-            self._bell.put(None)
-        if self._ended:
-            self._refuse_rest()
+            self._bell.ring()
+        if self._ended and self._withdraw(request):
+            raise StoreClosedError(CLOSED)
+
+    def _withdraw(self, request: Request[T]) -> bool:
+        """Take back a request that nobody has taken."""
+        try:
+            self._requests.remove(request)
+        except ValueError:
+            return False
+        return True
 
     def close(self) -> None:
         """Commit and answer what was accepted, then close the engine. Does nothing in a forked child.
@@ -322,10 +343,11 @@ class Writer:
         if self._pid != os.getpid():
             return
         self._accepting = False
-        self._bell.put(None)
-        if self._turn_ident == threading.get_ident():
+        self._bell.ring()
+        ident = threading.get_ident()
+        if self._turn_ident == ident:
             return
-        if threading.current_thread() is self._thread:  # a finalizer may run on any thread
+        if self._thread_ident == ident:  # a finalizer may run on any thread
             self._closes_engine_at_end = True
             return
         self._thread.join()
@@ -334,71 +356,101 @@ class Writer:
     def _commit_alone(self, request: Request[T]) -> bool:
         """Commit the request on this thread. False: the writer thread must do it, nothing was stored."""
         ident = threading.get_ident()
-        with self._turn:
+        batch: list[Request[object]] = [request]
+        for _ in self._turn.taking:
             self._turn_ident = ident
             try:
                 if not self._accepting:
                     return False
-                self._commit([request], self._engine.write_unrepaired)
-            except RepairNeededError:
+                self._commit(batch, self._engine.write_unrepaired)
+            except (RepairNeededError, ReadersInTheWayError):
                 return False
             finally:
                 self._turn_ident = None
+                self._turn.release()
+            break
         if not self._accepting:
             with contextlib.suppress(StorageError):  # the record is stored whatever becomes of the closing
                 self.close()  # as a signal handler wished meanwhile
         return True
 
     def _run(self) -> None:
-        self._thread_ident = threading.get_ident()
         try:
-            while self._wait_for_requests():
-                with self._turn:
-                    batch = self._next_batch()
-                    self._commit(batch, self._engine.write)
-                self._crowded = len(batch) > 1
-                del batch  # it holds on to payloads, and to stores that nobody uses any more
+            while True:
+                try:
+                    self._work()
+                    break
+                except NO_MEMORY:  # there will be some again, and they wait
+                    continue
         finally:
-            self._thread_ident = None  # the next thread may get the same
+            self._accepting = False
             self._ended = True
-            self._window.close()
-            self._refuse_rest()
-            if self._closes_engine_at_end:
-                self._engine.close()
+            self._thread_ident = None  # the next thread may get the same
+
+    def _work(self) -> None:
+        """All that the thread does. Behind a lack of memory this is called again, and goes on where it was."""
+        self._thread_ident = threading.get_ident()
+        while self._wait_for_requests():
+            self._commit_next()
+        self._ended = True
+        self._window.close()
+        self._refuse_rest()
+        if self._closes_engine_at_end:
+            self._engine.close()
+
+    def _commit_next(self) -> None:
+        for _ in self._turn.taking:
+            try:
+                self._fill_batch()
+                self._crowded = len(self._batch) > 1
+                self._commit(self._batch, self._engine.write)
+            finally:
+                self._turn.release()
+            break
 
     def _wait_for_requests(self) -> bool:
         """Return True when there are requests, False when there are none and no more will be accepted."""
-        while not self._requests:
+        while not self._requests and not self._batch:
             if not self._accepting:
                 return False
             self._idle = True
             if not self._requests and self._accepting:  # who comes behind this line sees that we are idle
-                self._bell.get()
+                self._bell.wait()
             self._idle = False
         return True
 
-    def _next_batch(self) -> list[Request[object]]:
-        """Return the requests that wait and fit into one commit."""
-        batch: list[Request[object]] = []
+    def _fill_batch(self) -> None:
+        """Take the requests that wait and fit into one commit."""
+        batch = self._batch
         payload_bytes = 0
         while self._requests and len(batch) < COMMIT_REQUESTS_MAX and payload_bytes < COMMIT_BYTES_MAX:
-            request = self._requests.popleft()
-            batch.append(request)
+            try:
+                request = self._requests.popleft()
+            except IndexError:
+                return  # it was withdrawn
+            while True:
+                try:
+                    batch.append(request)
+                    break
+                except NO_MEMORY:
+                    continue
             payload_bytes += request.payload_bytes
-        return batch
 
     def _refuse_rest(self) -> None:
-        """Answer what came too late: while the thread ended, or behind that."""
-        late: list[Request[object]] = []
-        with contextlib.suppress(IndexError):
-            while True:
-                late.append(self._requests.popleft())
-        _fail_all(late, StoreClosedError(CLOSED))
+        """Answer what came too late, while the thread ended."""
+        closed = StoreClosedError(CLOSED)
+        while self._requests or self._batch:
+            self._fill_batch()
+            self._answer_all(self._batch, closed)
+            self._batch.clear()
 
     def _commit(
-        self, batch: Sequence[Request[object]], write: Callable[[Callable[[WriteTransaction], None]], None]
+        self, batch: list[Request[object]], write: Callable[[Callable[[WriteTransaction], None]], None]
     ) -> None:
-        """Store the requests of the batch and answer each: the only way into the file."""
+        """Store the requests of the batch, answer each, and empty it: the only way into the file.
+
+        ``MemoryError``: nothing was done yet.
+        """
         counted = (0, 0)
 
         def apply_all(transaction: WriteTransaction) -> None:
@@ -411,48 +463,69 @@ class Writer:
 
         observer = self._observer
         begun_s = 0.0 if observer is None else observer.clock_s()
-
+        failure: BaseException | None = None
         try:
             write(apply_all)
-        except StreamStoreError as error:
-            _fail_all(batch, error)
-        except RepairNeededError:
+        except (RepairNeededError, ReadersInTheWayError):
             raise
-        except Exception as error:
-            failure = StorageError(f"The writer failed: {error!r}; nothing was stored.")
-            failure.__cause__ = error
-            _fail_all(batch, failure)
-        except BaseException:
-            _fail_all(batch, OutcomeUnknownError("An interrupt ended the commit; the request is stored or not."))
-            raise
+        except BaseException as error:
+            failure = error
+        while True:
+            try:
+                self._answer_all(batch, failure)
+                break
+            except NO_MEMORY:  # they wait for it, and it is told at some time
+                continue
+        try:
+            if observer is not None and failure is None:
+                observer.tell(_report(batch, *counted, seconds=observer.clock_s() - begun_s))
+        except NO_MEMORY:
+            pass
+        finally:
+            batch.clear()  # it holds on to payloads, and to stores that nobody uses any more
+        if failure is not None and not isinstance(failure, Exception):
+            raise failure
+
+    def _answer_all(self, batch: Sequence[Request[object]], failure: BaseException | None) -> None:
+        """Tell all what became of the commit. Behind a lack of memory this is called again, and does the rest."""
+        if failure is not None:
+            error = self._error_of(failure)
+            for request in batch:
+                request.fail(error)
+        first: ChainedRequest[object] | None = None
+        for request in reversed(batch):
+            if isinstance(request, ChainedRequest):
+                request.successor, first = first, request
+        for request in batch:
+            if not isinstance(request, ChainedRequest):
+                self._answer(request)
+        self._wake_up()
+        if first is not None:
+            first.wake()
+
+    def _answer(self, request: Request[object]) -> None:
+        if not request.is_answered:
+            request.answer(self._wake_ups)
+            request.is_answered = True
+
+    def _wake_up(self) -> None:
+        while self._wake_ups:
+            key = next(iter(self._wake_ups))
+            self._wake_ups[key]()
+            del self._wake_ups[key]
+
+    def _error_of(self, failure: BaseException) -> StreamStoreError:
+        """Return what those are told whose commit ended like this."""
+        if isinstance(failure, StreamStoreError):
+            return failure
+        if self._engine.is_outcome_open or not isinstance(failure, Exception):
+            error: StorageError = OutcomeUnknownError(f"{failure!r} ended the commit; the request is stored or not.")
         else:
-            ended_s = 0.0 if observer is None else observer.clock_s()
-            _answer_all(batch)
-            if observer is not None:
-                observer.tell(_report(batch, *counted, seconds=ended_s - begun_s))
+            error = StorageError(f"The writer failed: {failure!r}; nothing was stored.")
+        error.__cause__ = failure
+        return error
 
 
 def _report(batch: Sequence[Request[object]], records: int, records_throttled: int, *, seconds: float) -> CommitReport:
     payload_bytes = sum(request.payload_bytes for request in batch if request.error is None)
     return CommitReport(len(batch), records, records_throttled, payload_bytes, seconds)
-
-
-def _fail_all(batch: Sequence[Request[object]], error: StreamStoreError) -> None:
-    for request in batch:
-        request.fail(error)
-    _answer_all(batch)
-
-
-def _answer_all(batch: Sequence[Request[object]]) -> None:
-    wake_ups: WakeUps = {}
-    first: ChainedRequest[object] | None = None
-    for request in reversed(batch):
-        if isinstance(request, ChainedRequest):
-            request.successor, first = first, request
-    for request in batch:
-        if not isinstance(request, ChainedRequest):
-            request.answer(wake_ups)
-    for wake_up in wake_ups.values():
-        wake_up()
-    if first is not None:
-        first.answer(wake_ups)

@@ -4,6 +4,7 @@ import copy
 import inspect
 import pickle
 import re
+import tracemalloc
 
 import pytest
 
@@ -164,8 +165,20 @@ def test_a_value_of_a_class_that_no_other_process_has_survives_pickling() -> Non
 
 def test_a_long_value_is_shown_shortened_with_its_length() -> None:
     error = InvalidArgumentException(argument="partition_key", value="k" * 300, constraint="be shorter")
-    assert str(error) == f"partition_key must be shorter; got '{'k' * 79}... (302 characters)."
+    assert str(error) == f"partition_key must be shorter; got '{'k' * 79}... (300 characters)."
     assert error.value == "k" * 300
+
+
+def test_of_a_long_value_only_the_beginning_is_printed() -> None:
+    value = "\ud800" * 10_000_000
+    tracemalloc.start()
+    try:
+        error = InvalidArgumentException(argument="partition_key", value=value, constraint="be shorter")
+        made_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert error.value is value
+    assert made_bytes < 100_000
 
 
 def test_the_documented_attributes_are_there() -> None:

@@ -1,5 +1,6 @@
 """The folder of a store: created whole or not at all, locked against what loses records, refused where it is unsafe."""
 
+import _thread
 import contextlib
 import os
 import shutil
@@ -217,10 +218,10 @@ def test_an_interrupted_opening_leaves_nothing_locked(
 
 
 def test_an_opening_that_gets_no_thread_leaves_nothing_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(_: object) -> None:
+    def start(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(_thread, "start_new_thread", start)
     with pytest.raises(RuntimeError):
         StreamStore(tmp_path / "store")
     monkeypatch.undo()

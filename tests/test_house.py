@@ -18,7 +18,15 @@ PACKAGE = ROOT / "streamstore"
 
 FOUNDATIONS = {"errors", "limits", "dialect", "model"}
 PURE_RULES = {"validate", "routing", "iterator", "shard_filter", "read_quota"}
-ENGINE_ROOMS = {"engine", "transaction", "library", "folder", "process", "room"}  # one environment and its file
+ENGINE_ROOMS = {
+    "engine",
+    "transaction",
+    "library",
+    "folder",
+    "process",
+    "room",
+    "sections",
+}  # one environment, its file
 IN_A_TRANSACTION = {
     "checkpoints",
     "consumers",
@@ -44,10 +52,11 @@ MAY_IMPORT = {
     "iterator": FOUNDATIONS,
     "shard_filter": FOUNDATIONS,
     "read_quota": FOUNDATIONS,
+    "sections": set[str](),
     "disk_format": {"errors", "limits", "model"},
     "engine": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "transaction": {"errors", "limits", "model"} | ENGINE_ROOMS,
-    "library": {"errors"},
+    "library": {"errors", "sections"},
     "folder": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "process": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "room": {"folder", "library"},
@@ -61,7 +70,7 @@ MAY_IMPORT = {
     "shards": FOUNDATIONS | {"disk_format", "transaction", "idempotency", "losses", "streams", "retention"},
     "reshard": FOUNDATIONS | {"routing", "transaction", "streams"},
     "settings": FOUNDATIONS | {"transaction", "streams", "reshard"},
-    "receipt": set[str](),
+    "receipt": {"sections"},
     "writer": FOUNDATIONS | ENGINE_ROOMS | {"receipt", "shards"},
     "apart": {"errors"},
     "pages": set[str](),
@@ -73,7 +82,7 @@ MAY_IMPORT = {
     "check": FOUNDATIONS | IN_A_TRANSACTION | {"apart", "disk_format", "engine", "transaction"},
     "backup": FOUNDATIONS | ENGINE_ROOMS | {"apart", "check"},
     "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
-    "watch": FOUNDATIONS | {"engine", "writer"},
+    "watch": FOUNDATIONS | {"engine", "sections", "writer"},
     "feed": {"watch", "writer"},
     "following": FOUNDATIONS | {"transaction", "streams", "reading"},
     "tail": FOUNDATIONS | WAITING,

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from streamstore import (
 from streamstore import engine as engine_module
 from streamstore.check import check_store
 from streamstore.engine import Engine
+from streamstore.process import ReaderGate
 from streamstore.transaction import ReadTransaction
 from tests.children import code, command, next_line, run, started, tell
 from tests.programs.forks import methods
@@ -284,24 +286,24 @@ def test_a_stream_is_deleted_only_when_no_thread_reads(tmp_path: Path, monkeypat
     create(path)
     order: list[str] = []
     reading, deleting, go_on = threading.Event(), threading.Event(), threading.Event()
-    no_readers = Engine.no_readers
+    alone = ReaderGate.alone
 
     def look(_: ReadTransaction) -> None:
         reading.set()
         assert go_on.wait(30)
         order.append("read")
 
-    def tell_and_wait(engine: Engine) -> contextlib.AbstractContextManager[None]:
+    def tell_and_wait(gate: ReaderGate, work: Callable[[], object]) -> object:
         deleting.set()
-        return no_readers(engine)
+        return alone(gate, work)
 
     def delete(store: StreamStore) -> None:
         store.delete_stream(STREAM)
         order.append("deleted")
 
-    monkeypatch.setattr(Engine, "no_readers", tell_and_wait)
     with StreamStore(path, sync="off") as store:
         store.put_record(STREAM, b"x", "key")
+        monkeypatch.setattr(ReaderGate, "alone", tell_and_wait)
         threads = [threading.Thread(target=engine_of(store).read, args=(look,))]
         threads.append(threading.Thread(target=delete, args=(store,)))
         threads[0].start()

@@ -329,7 +329,7 @@ def test_an_interrupt_while_a_failed_commit_is_found_out_leaves_a_store_that_rec
 ) -> None:
     with opened(tmp_path / "store") as store:
 
-        def panic(*_: object) -> object:
+        def panic(*_: object, **__: object) -> object:
             monkeypatch.undo()
             raise lmdb.PanicError("planted by the test")
 

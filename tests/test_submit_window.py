@@ -8,7 +8,6 @@ from collections.abc import Generator
 from concurrent.futures import FIRST_COMPLETED, Future
 from contextlib import contextmanager
 from types import FrameType
-from typing import cast
 
 import pytest
 
@@ -20,7 +19,6 @@ from streamstore import (
     StoreFullError,
     StreamStore,
 )
-from streamstore.writer import Writer
 from tests.commits import WAIT_S, HeldCommits, failing_commit, held_commits, in_thread
 from tests.conftest import Clock, open_store
 from tests.interrupts import interrupted_everywhere
@@ -172,7 +170,8 @@ def test_an_interrupt_of_a_submitter_who_waits_for_room_loses_none(stream: Strea
     hit = threading.Event()
 
     def interrupt_if_waiting(_: int, frame: FrameType | None) -> None:
-        if frame is not None and frame.f_code.co_name == "enter":
+        caller = None if frame is None else frame.f_back
+        if caller is not None and caller.f_code.co_name == "enter":
             hit.set()
             raise KeyboardInterrupt
 
@@ -214,14 +213,6 @@ def test_an_interrupt_anywhere_in_a_submission_loses_no_room(stream: StreamStore
     with blocked_producer(stream, [b"4"] * 4, room=3) as (producer, held):
         held.let_go()
         producer.ended.result(WAIT_S)
-
-
-def test_records_that_found_room_leave_nothing_behind(stream: StreamStore) -> None:
-    window = cast(object, vars(cast(Writer, vars(stream)["_writer"]))["_window"])
-    bell = cast("queue.SimpleQueue[None]", vars(window)["_bell"])
-    for number in range(200):
-        submit(stream, number).result(WAIT_S)
-    assert bell.qsize() <= 1
 
 
 @pytest.mark.usefixtures("window_of_3")

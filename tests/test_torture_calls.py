@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.children import PROJECT, WAIT_S
-from tools.torture.calls import Entry, Fault, Kind, compile_calls, environment_with, lacks_gcc, read_log
+from tools.torture.calls import SOURCE, Entry, Fault, Kind, compile_library, environment_with, lacks_gcc, read_log
 
 pytestmark = pytest.mark.skipif(lacks_gcc() is not None, reason="needs gcc")
 
@@ -26,7 +26,7 @@ calls.record(folder.with_name("log"))
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_calls(tmp_path_factory.mktemp("library"))
+    return compile_library(SOURCE, tmp_path_factory.mktemp("library"))
 
 
 def run(library: Path, tmp_path: Path, program: str, *, status: int = 0) -> tuple[list[Entry], str]:

@@ -18,7 +18,7 @@ from streamstore import StreamStore
 from streamstore.check import check_store
 from tests.children import PROJECT, WAIT_S
 from tools.torture import processes
-from tools.torture.calls import Entry, Kind, compile_calls, environment_with, lacks_gcc, read_log
+from tools.torture.calls import SOURCE, Entry, Kind, compile_library, environment_with, lacks_gcc, read_log
 from tools.torture.disk import PAGE_BYTES, Timeline, replay
 from tools.torture.images import Image, ImageFolder, plan_images
 from tools.torture.part import Amount, Result
@@ -64,7 +64,7 @@ for number in range(6):
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_calls(tmp_path_factory.mktemp("library"))
+    return compile_library(SOURCE, tmp_path_factory.mktemp("library"))
 
 
 def entry(kind: Kind, *, page: int = 0, data: bytes = b"", path: str = "", is_created: bool = False) -> Entry:

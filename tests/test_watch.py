@@ -3,10 +3,11 @@
 import errno
 import gc
 import os
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Final, cast
 
 import pytest
@@ -20,7 +21,6 @@ from tests.commits import WAIT_S, in_thread
 from tests.conftest import Clock, open_store
 
 NEVER_MS: Final = 3_600_000
-THREAD: Final = "streamstore-watch"
 
 
 def watch_of(store: StreamStore) -> CommitWatch:
@@ -33,7 +33,13 @@ def newest(store: StreamStore) -> int:
 
 
 def watches_running() -> int:
-    return sum(thread.name == THREAD for thread in threading.enumerate())
+    return sum(is_watching(frame) for frame in sys._current_frames().values())  # pyright: ignore[reportPrivateUsage]
+
+
+def is_watching(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code is not CommitWatch.__dict__["_run"].__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
@@ -62,7 +68,7 @@ def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-def refuse_inotify(_: str) -> int:
+def refuse_inotify(_: str, __: list[int]) -> None:
     raise OSError(errno.EMFILE, "inotify_init1")
 
 
@@ -148,7 +154,7 @@ def test_a_store_that_nobody_waits_for_has_no_watching_thread(store: StreamStore
     assert list(store.tail("s", starting_position="TRIM_HORIZON", idle_timeout_seconds=0)) != []
     assert watches_running() == 0
     bells = [waiting(store) for _ in range(3)]
-    assert watches_running() == 1
+    wait_until(lambda: watches_running() == 1)
     store.close()
     assert all(bell.wait(WAIT_S) for bell in bells)
     wait_until(lambda: watches_running() == 0)
@@ -257,9 +263,10 @@ def test_a_waiting_program_ends_when_it_is_told_to(store_path: Path) -> None:
     program = """
 import sys, threading
 from streamstore import StreamStore
+from streamstore.watch import CommitWatch
 store = StreamStore(sys.argv[1], sync="off")
 store.create_stream("s")
 threading.Thread(target=lambda: next(store.tail("s")), daemon=True).start()
-while "streamstore-watch" not in {thread.name for thread in threading.enumerate()}: pass
+while not vars(store)["_watch"]._is_running: pass
 """
     run(code(program, store_path))

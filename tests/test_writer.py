@@ -126,20 +126,22 @@ def until(condition: Callable[[], bool]) -> None:
 
 def test_a_transaction_begins_and_ends_on_one_thread(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LMDB hangs for ever otherwise."""
-    begun: list[tuple[int, str]] = []
+    begun: list[int] = []
     transact = Engine.__dict__["_transact"]
 
-    def record_thread(engine: Engine, apply: Callable[[WriteTransaction], object]) -> object:
+    def record_thread(engine: Engine, apply: Callable[[WriteTransaction], object], *, is_alone: bool) -> object:
         def apply_and_record(transaction: WriteTransaction) -> object:
-            begun.append((threading.get_ident(), threading.current_thread().name))
+            begun.append(threading.get_ident())
             return apply(transaction)
 
-        result = transact(engine, apply_and_record)
-        ended.append(threading.get_ident())
-        return result
+        try:
+            return transact(engine, apply_and_record, is_alone=is_alone)
+        finally:
+            ended.append(threading.get_ident())
 
     ended: list[int] = []
     with opened(path) as store:
+        writing_ident = getattr(writer_of(store), "_thread_ident")  # noqa: B009
         monkeypatch.setattr(Engine, "_transact", record_thread)
         store.put_record(STREAM, b"alone", "key")
         store.create_stream("t")
@@ -148,9 +150,9 @@ def test_a_transaction_begins_and_ends_on_one_thread(path: Path, monkeypatch: py
         waiting = [in_thread(lambda: store.put_record(STREAM, b"x", "key")) for _ in range(4)]
         held.release_when_waiting(4)
         join(waiting)
-    assert [ident for ident, _ in begun] == ended
-    assert begun[0][0] == threading.get_ident()
-    assert begun[1][1] == begun[2][1] == begun[-1][1] == "streamstore-writer"
+    assert begun == ended
+    assert begun[0] == threading.get_ident()
+    assert begun[1] == begun[2] == begun[-1] == writing_ident
 
 
 def test_who_waits_shares_one_commit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,11 +19,12 @@ from typing import Final, NamedTuple, Self
 
 __all__ = [
     "EVERY_KIND",
+    "SOURCE",
     "Calls",
     "Entry",
     "Fault",
     "Kind",
-    "compile_calls",
+    "compile_library",
     "environment_with",
     "lacks_gcc",
     "read_log",
@@ -178,10 +179,10 @@ def lacks_gcc() -> str | None:
     return None if shutil.which("gcc") else "gcc"
 
 
-def compile_calls(folder: Path) -> Path:
-    """Build the library in the folder, and return its path."""
-    library = folder.resolve() / "calls.so"
-    command = ["gcc", "-O2", "-shared", "-fPIC", "-o", os.fspath(library), os.fspath(SOURCE), "-ldl", "-lpthread"]
+def compile_library(source: Path, folder: Path) -> Path:
+    """Build a library in the folder, and return its path."""
+    library = folder.resolve() / source.with_suffix(".so").name
+    command = ["gcc", "-O2", "-shared", "-fPIC", "-o", os.fspath(library), os.fspath(source), "-ldl", "-lpthread"]
     subprocess.run(command, check=True, capture_output=True)
     return library
 

@@ -180,8 +180,8 @@ class Part(NamedTuple):
     run: Callable[[Ordeal], None]
     lacks: Callable[[], str | None] = lambda: None
     """Return what the machine lacks for it, such as "root", or None."""
-    needs_calls: bool = False
-    """Whether it runs in a process with the library of ``tools.torture.calls`` in front, which needs gcc."""
+    needs: Literal["calls", "allocations"] | None = None
+    """Which library is in front of the C library in its process, which needs gcc: that of the module of this name."""
 
 
 def run_part(part: Part, ordeal: Ordeal) -> Result:

@@ -14,10 +14,11 @@ from streamstore import AsyncStreamStore, disk_format
 from streamstore.consumer import Checkpoint, ConsumerPlace, StreamConsumer
 from streamstore.disk_format import record_key
 from streamstore.engine import Engine
-from streamstore.errors import StoreFullError, StreamStoreError
+from streamstore.errors import StorageError, StoreFullError, StreamStoreError
 from streamstore.folder import FolderLock, StoreFolder
 from streamstore.idempotency import StreamKeys
 from streamstore.model import EntryLike, PutRecordsResult, ShardCounter, StoredShard, StreamNumber
+from streamstore.process import ReaderGate
 from streamstore.retention import trim_shard
 from streamstore.shards import PutOutcome, ShardAppender, result_of_put_records
 from streamstore.streams import KnownShard, load_counter
@@ -57,6 +58,9 @@ NAMES: Final = (
     "walk-on-open",
     "any-partition-key",
     "swallowed-commit-error",
+    "interrupted-read-kept",
+    "writer-gives-up",
+    "not-stored-behind-commit",
     "outcome-not-looked-up",
     "fields-not-proved",
     "limit-not-parsed",
@@ -106,6 +110,12 @@ def plant(name: str | None) -> None:
         mock.patch("streamstore.validate.parse_partition_key", str).start()
     elif name == "swallowed-commit-error":
         mock.patch.object(Engine, "_commit", _commit_and_swallow()).start()
+    elif name == "interrupted-read-kept":
+        mock.patch.object(ReaderGate, "read", _read_and_let_go_at_its_end).start()
+    elif name == "writer-gives-up":
+        mock.patch.object(Writer, "_run", _work_once).start()
+    elif name == "not-stored-behind-commit":
+        mock.patch.object(Engine, "_commit", _commit_and_need_memory()).start()
     elif name == "outcome-not-looked-up":
         mock.patch.object(Engine, "_find_out_stored", return_value=False).start()
     elif name == "fields-not-proved":
@@ -188,9 +198,43 @@ def _commit_and_swallow() -> Commit:
     return commit_quietly
 
 
-def _write_and_say_full(engine: Engine, apply: Callable[[WriteTransaction], T]) -> T:
+def _commit_and_need_memory() -> Commit:
+    commit = cast(Commit, vars(Engine)["_commit"])
+
+    def commit_and_need_memory(engine: Engine, transaction: object, evidence: object) -> None:
+        commit(engine, transaction, evidence)
+        try:
+            for _ in range(200):
+                object()
+        except MemoryError:
+            raise StorageError("Nothing was stored.") from None
+
+    return commit_and_need_memory
+
+
+def _work_once(writer: Writer) -> None:
+    """Like the life of the writer thread, but it ends where there is no memory."""
+    cast(Callable[[Writer], None], vars(Writer)["_work"])(writer)
+
+
+def _read_and_let_go_at_its_end(gate: ReaderGate, look: Callable[[], T]) -> T:
+    """Like ``ReaderGate.read``, but behind an interrupt the thread stays a reader."""
+    own = vars(gate)["_own"]
+    reader = own.reader or getattr(gate, "_register")(own)  # noqa: B009
+    was_reading = reader.is_reading
+    reader.is_reading = True
+    try:
+        result = look()
+    except Exception:
+        reader.is_reading = was_reading
+        raise
+    reader.is_reading = was_reading
+    return result
+
+
+def _write_and_say_full(engine: Engine, apply: Callable[[WriteTransaction], T], *, is_alone: bool = False) -> T:
     """Like ``Engine.write_unrepaired``, but what was stored while the disk is full is told as refused."""
-    result = _WRITE(engine, apply)
+    result = _WRITE(engine, apply, is_alone=is_alone)
     if vars(engine)["_map_bytes_unlimited"] is not None:
         raise StoreFullError("planted")
     return result

@@ -11,7 +11,9 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
-from tools.torture.calls import compile_calls, environment_with, lacks_gcc
+from tools.torture import allocations, calls
+from tools.torture.allocations import environment_of_allocations
+from tools.torture.calls import compile_library, environment_with, lacks_gcc
 from tools.torture.part import Amount, Finding, Part, Result, Size
 
 __all__ = ["PROJECT", "Task", "run_in_process"]
@@ -89,9 +91,11 @@ def _started(task: Task, errors: IO[str]) -> Generator["subprocess.Popen[str]"]:
 
 def _environment(task: Task, folder: Path) -> dict[str, str]:
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
-    if task.part.needs_calls and lacks_gcc() is None:
-        return environment | environment_with(compile_calls(folder))
-    return environment
+    if task.part.needs is None or lacks_gcc() is not None:
+        return environment
+    if task.part.needs == "calls":
+        return environment | environment_with(compile_library(calls.SOURCE, folder))
+    return environment | environment_of_allocations(compile_library(allocations.SOURCE, folder))
 
 
 @contextlib.contextmanager

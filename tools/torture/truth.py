@@ -1,12 +1,17 @@
 """What an operation says of itself while something fails, held against what the file holds then."""
 
+import _thread
+import contextlib
 import os
 import re
 import shutil
 import threading
+import time
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple, Self, cast
 from unittest import mock
 
 from streamstore import (
@@ -29,7 +34,9 @@ DATA_FILE: Final = "data.mdb"
 MARKS: Final = b"recoveries"
 SECRET: Final = b"secret"  # new in each store
 STORED_NOTE: Final = re.compile(r"The first ([\d,]+) records are stored")
-PUTS_BEHIND: Final = 2
+STORES_BEHIND: Final = 2
+LOOKS: Final = 100
+LOOK_S: Final = 0.03
 CALLS_ON: Final = 2
 
 Word = Literal["done", "refused", "unknown"]
@@ -101,6 +108,7 @@ def make(operation: Operation, path: Path, fault: Fault, *, beside: bool = False
     ``beside``: another thread puts a record at the same time.
     """
     stage = Stage(path)
+    before = _Held.now()
     call = operation.ready(stage)
     other = None if stage.store is None or not beside else _Beside(stage.store)
     result: object = None
@@ -121,17 +129,50 @@ def make(operation: Operation, path: Path, fault: Fault, *, beside: bool = False
         fault.end()
     if other is not None:
         words.append(other.word(fault, problems))
+        other.join()
     word = _word_of(failure, fault, problems)
     if word == "unknown" and not fault.may_hide_outcome:
         problems.append(f"its outcome can be found out, and it raised {failure!r}")
+    puts_behind = _go_on(stage, problems, may_be_closed=operation.closes)
+    problems += before.left_by_now()
     return Told(
         word,
         repr(result),
         _stored_count(failure),
         range(words.count("done"), len(words) - words.count("refused") + 1),
-        _go_on(stage, problems, may_be_closed=operation.closes),
+        puts_behind,
         tuple(problems),
     )
+
+
+class _Held(NamedTuple):
+    """What this process has of the system."""
+
+    threads: int
+    descriptors: Counter[str]
+    """How many there are for each thing that they stand for."""
+
+    @classmethod
+    def now(cls) -> Self:
+        descriptors: Counter[str] = Counter()
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+                descriptors[os.readlink(descriptor)] += 1
+        return cls(sum(1 for _ in Path("/proc/self/task").iterdir()), descriptors)
+
+    def left_by_now(self) -> list[str]:
+        """Return what there is more of than then, also behind some time: threads end by themselves."""
+        problems: list[str] = []
+        for _ in range(LOOKS):
+            now = self.now()
+            left = now.descriptors - self.descriptors
+            problems = [f"{count} descriptors of {name} are left open" for name, count in left.items()]
+            if now.threads > self.threads:
+                problems.append(f"{now.threads - self.threads} threads are left")
+            if not problems:
+                break
+            time.sleep(LOOK_S)
+        return problems
 
 
 def _word_of(failure: BaseException | None, fault: Fault, problems: list[str]) -> Word:
@@ -141,7 +182,8 @@ def _word_of(failure: BaseException | None, fault: Fault, problems: list[str]) -
         return "unknown"
     if isinstance(failure, StreamStoreError):
         return "refused"
-    problems.append(f"raised {failure!r}")
+    where = "".join(traceback.format_tb(failure.__traceback__)[-2:])
+    problems.append(f"raised {failure!r} at {where}")
     return "unknown"
 
 
@@ -153,25 +195,39 @@ def _stored_count(failure: BaseException | None) -> int | None:
 
 
 class _Beside:
-    """Another thread, which puts one record."""
+    """Another thread, which puts one record, and reads."""
 
     def __init__(self, store: StreamStore) -> None:
         self._store = store
         self._returned = False
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._put, daemon=True)
-        self._thread.start()
+        self._reading_failure: BaseException | None = None
+        self._running = threading.Lock()
+        self._running.acquire()
+        _thread.start_new_thread(self._put_and_read, ())  # not one of threading, which may hang without memory
+
+    def join(self) -> None:
+        with self._running:
+            pass
 
     def word(self, fault: Fault, problems: list[str]) -> Word:
-        self._thread.join()
+        self.join()
+        _word_of(self._reading_failure, fault, problems)
         return _word_of(self._failure, fault, problems) if self._returned else "unknown"
 
-    def _put(self) -> None:
+    def _put_and_read(self) -> None:
         try:
-            _put_beside(self._store)
-        except BaseException as error:
-            self._failure = error
-        self._returned = True
+            try:
+                _put_beside(self._store)
+            except BaseException as error:
+                self._failure = error
+            self._returned = True
+            try:
+                _read_back(self._store)
+            except BaseException as error:
+                self._reading_failure = error
+        finally:
+            self._running.release()
 
 
 def _call_on(stage: Stage, fault: Fault, problems: list[str]) -> Word:
@@ -199,10 +255,14 @@ def _read_back(store: StreamStore) -> None:
 def _go_on(stage: Stage, problems: list[str], *, may_be_closed: bool) -> int:
     """Put, close and open again, now that nothing fails; return how many puts were acknowledged."""
     acknowledged = 0
-    for number in range(PUTS_BEHIND):
+    for number in range(STORES_BEHIND):
         try:
-            _put_behind(stage.store or stage.open(), b"after %d" % number)
+            store = stage.store or stage.open()
+            _put_behind(store, b"after %d" % number)
             acknowledged += 1
+            store.submit_record(AFTER, b"submitted", "key").result()
+            acknowledged += 1
+            _read_behind(store)
         except StoreClosedError as error:
             if not may_be_closed or number > 0:
                 problems.append(f"put {number} behind it raised {error!r}")
@@ -214,6 +274,13 @@ def _go_on(stage: Stage, problems: list[str], *, may_be_closed: bool) -> int:
             problems.append(f"closing behind it raised {error!r}")
         stage.store = None
     return acknowledged
+
+
+def _read_behind(store: StreamStore) -> None:
+    with store.tail(AFTER, starting_position="TRIM_HORIZON", idle_timeout_seconds=0) as tail:
+        told = sum(1 for _ in tail)
+    read = sum(1 for _ in store.read(AFTER, SHARD))
+    assert told == read, f"the tail hands out {told} records, and {read} are read"
 
 
 def _put_behind(store: StreamStore, data: bytes) -> None:

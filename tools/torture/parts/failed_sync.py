@@ -23,5 +23,5 @@ PART: Final = Part(
     sizes={"ci": Amount(cases=5_000), "release": Amount(cases=100_000)},
     run=run,
     lacks=lacks_gcc,
-    needs_calls=True,
+    needs="calls",
 )

@@ -45,5 +45,5 @@ PART: Final = Part(
     sizes={"ci": Amount(), "release": Amount()},
     run=_run,
     lacks=lacks_gcc,
-    needs_calls=True,
+    needs="calls",
 )

@@ -23,5 +23,5 @@ PART: Final = Part(
     sizes={"ci": Amount(cases=20_000), "release": Amount(cases=1_000_000)},
     run=run,
     lacks=lacks_gcc,
-    needs_calls=True,
+    needs="calls",
 )

@@ -97,5 +97,5 @@ PART: Final = Part(
     sizes={"ci": Amount(cases=2_000), "release": Amount(cases=50_000)},
     run=run,
     lacks=lacks_gcc,
-    needs_calls=True,
+    needs="calls",
 )
