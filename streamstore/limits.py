@@ -96,6 +96,9 @@ SEQUENCE_NUMBER_MAX: Final = 2**64 - 1  # eight bytes on disk
 # One request over HTTP: kinesalite. Room for the largest put_records in Base64.
 REQUEST_BODY_BYTES_MAX: Final = 7 * 1_048_576
 
+# How long the wire shows a change of a stream as under way: ours, an hour.
+TRANSITION_MS_MAX: Final = 3_600_000
+
 # What submit_record lets be on its way at once: ours.
 IN_FLIGHT_REQUESTS_MAX: Final = 10_000
 IN_FLIGHT_BYTES_MAX: Final = 64 * 1_048_576

@@ -160,6 +160,11 @@ class OpenStore:
         """What ARNs show, where the dialect has any, and what signatures are made for."""
         return self._region
 
+    @property
+    def clock(self) -> Callable[[], int]:
+        """What the store takes the time from: milliseconds since 1970."""
+        return self._clock
+
     def observe_commits(self, tell: Callable[[CommitReport], None]) -> None:
         """Tell of each commit from now on; who told before is told no more. ``tell`` must not fail, wait or put.
 

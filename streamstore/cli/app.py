@@ -366,6 +366,12 @@ def serve(
     shard_limit: Annotated[
         int | None, typer.Option("--shard-limit", help="How many open shards there may be; 4,000 if not given.")
     ] = None,
+    transition_ms: Annotated[
+        int,
+        typer.Option(
+            "--transition-ms", help="How long a changed stream is CREATING, UPDATING or DELETING, 0 to 1 hour."
+        ),
+    ] = 0,
     access_log: Annotated[
         str | None, typer.Option("--access-log", help="File to log each request to, as JSON; - is standard error.")
     ] = None,
@@ -384,7 +390,7 @@ def serve(
     with tidy_ending():
         serve_store(
             store,
-            ServeArguments(host, port, credentials, tls_cert, tls_key, access_log, metrics_for_all),
+            ServeArguments(host, port, credentials, tls_cert, tls_key, access_log, metrics_for_all, transition_ms),
             dialect=dialect,
             account_id=account_id,
             region=region,

@@ -21,6 +21,7 @@ class ServeArguments(NamedTuple):
     tls_key: Path | None
     access_log: str | None
     metrics_for_all: bool
+    transition_ms: int
 
 
 def serve_store(
@@ -55,6 +56,7 @@ def serve_store(
         tls=tls,
         access_log=arguments.access_log,
         metrics_for_all=arguments.metrics_for_all,
+        transition_ms=arguments.transition_ms,
     )
     with StreamStore(
         path, sync=sync, dialect=dialect, account_id=account_id, region=region, shard_limit=shard_limit

@@ -116,12 +116,13 @@ class App:
         await _send_frames(response.body, transport.send_bytes, protocol.client_disconnect())
 
 
-def app(store: StreamStore, *, authenticate: Authenticate | None = None) -> App:
+def app(store: StreamStore, *, authenticate: Authenticate | None = None, transition_ms: int = 0) -> App:
     """Return an ASGI application that answers Kinesis clients from an open store, which its opener closes.
 
-    ``authenticate``: see ``Dispatcher``; None lets everybody in, so bind to loopback only.
+    ``authenticate`` and ``transition_ms``: see ``Dispatcher``; ``authenticate`` of None lets everybody in, so bind to
+    loopback only.
     """
-    return App(Dispatcher(store, authenticate=authenticate).answer_async)
+    return App(Dispatcher(store, authenticate=authenticate, transition_ms=transition_ms).answer_async)
 
 
 async def _live(receive: Receive, send: Send) -> None:

@@ -26,6 +26,7 @@ from streamstore.wire.protocol import (
     stream_headers,
 )
 from streamstore.wire.refusal import Refusal, refusal_of
+from streamstore.wire.transitions import Transitions
 from streamstore.wire.validation import parse_request
 from streamstore.wire.words import refusal_in_words
 
@@ -51,14 +52,19 @@ class Dispatcher:
     """Answers requests from a store, in its dialect. Safe to share between threads.
 
     ``authenticate``: who may ask, and what; None: everybody, everything.
+    ``transition_ms``: 0 to 3,600,000, for how many milliseconds of the store's clock a stream that was changed through
+    this object is CREATING, UPDATING or DELETING; the change is stored at once all the same.
+
+    Raises ``InvalidArgumentException``.
     """
 
-    def __init__(self, store: StreamStore, *, authenticate: Authenticate | None = None) -> None:
+    def __init__(self, store: StreamStore, *, authenticate: Authenticate | None = None, transition_ms: int = 0) -> None:
         self._store = store
         self._awaited = AsyncStreamStore.of(store)
         self._dialect = store.dialect
         self._actions = actions_of(store.dialect)
         self._authenticate = authenticate
+        self._transitions = Transitions(store, transition_ms)
 
     def answer(self, request: WireRequest) -> WireResponse:
         """Return the answer when it is known: a put is durable then. Never raises for anything in the request."""
@@ -77,7 +83,7 @@ class Dispatcher:
                 call = await asyncio.to_thread(self._open, request)
             else:
                 call = self._open(request)
-            if call.action.await_ is None:
+            if call.action.await_ is None or self._transitions.may_hide_shards(call.action.name, call.arguments):
                 return await asyncio.to_thread(self._run, call)
             return self._response(call, await call.action.await_(self._awaited, call.arguments))
         except Exception as error:
@@ -100,7 +106,7 @@ class Dispatcher:
 
     def _run(self, call: _Call) -> WireResponse:
         """Run and encode: a page of records is large."""
-        return self._response(call, call.action.run(self._store, call.arguments))
+        return self._response(call, self._transitions.run(call.action.name, call.action.run, call.arguments))
 
     def _response(self, call: _Call, output: Output | AwaitedOutput) -> WireResponse:
         if isinstance(output, Feed):

@@ -23,7 +23,7 @@ __all__ = ["boto3_client"]
 MAKING_A_CLIENT: Final = threading.Lock()  # boto3: threads may share a client, but not the session that makes it
 
 
-def boto3_client(store: StreamStore, *, config: Config | None = None) -> "KinesisClient":
+def boto3_client(store: StreamStore, *, config: Config | None = None, transition_ms: int = 0) -> "KinesisClient":
     """Return a client of boto3 for Kinesis, answered by an open store, which its opener closes.
 
     It is what ``boto3.client("kinesis")`` returns, in everything but where its requests go: threads may share it, its
@@ -31,15 +31,17 @@ def boto3_client(store: StreamStore, *, config: Config | None = None) -> "Kinesi
     with 500, 503 or a throttle, as ``config`` says. It is in the region and the account of the store. When the store is
     closed, its calls are answered with ``ServiceUnavailable``, which it tries a few times.
 
-    ``config``: see ``botocore.config.Config``; requests are never signed.
+    ``config``: see ``botocore.config.Config``; requests are never signed. ``transition_ms``: see ``Dispatcher``; what
+    this client changes is shown as under way to itself, to others as it is.
     """
+    dispatcher = Dispatcher(store, transition_ms=transition_ms)
     with MAKING_A_CLIENT:
         client = _session().client(  # pyright: ignore[reportUnknownMemberType]  # other services have no stubs here
             "kinesis",
             **client_place(store),
             config=(config or Config()).merge(Config(signature_version=UNSIGNED)),
         )
-    answer = _InProcess(Dispatcher(store)).answer
+    answer = _InProcess(dispatcher).answer
     client.meta.events.register_first(BEFORE_SEND, answer)  # type: ignore[arg-type]  # what it returns is the answer
     return client
 

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["aiobotocore_client"]
 
 
-def aiobotocore_client(store: StreamStore, *, config: AioConfig | None = None) -> "ClientCreatorContext[KinesisClient]":
+def aiobotocore_client(
+    store: StreamStore, *, config: AioConfig | None = None, transition_ms: int = 0
+) -> "ClientCreatorContext[KinesisClient]":
     """Return what ``async with`` makes a client of aiobotocore for Kinesis of, answered by an open store.
 
     All that ``boto3_client`` says holds here too; tasks in place of threads.
     """
     session = AioSession()
-    session.register(BEFORE_SEND, _InProcess(Dispatcher(store)).answer)
+    session.register(BEFORE_SEND, _InProcess(Dispatcher(store, transition_ms=transition_ms)).answer)
     return session.create_client(  # pyright: ignore[reportUnknownMemberType]  # other services have no stubs here
         "kinesis",
         **client_place(store),

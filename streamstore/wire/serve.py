@@ -50,6 +50,7 @@ class ServeOptions:
     tls: Tls | None
     access_log: str | None
     metrics_for_all: bool
+    transition_ms: int = 0
 
 
 def serve(
@@ -60,6 +61,7 @@ def serve(
     ``on_ready`` is told the URL when requests are answered, ``say`` what somebody should know.
 
     Raises ``ServeError``: no keys on an address that others reach, a file that cannot be used, a port that is taken.
+    Raises ``InvalidArgumentException`` for ``transition_ms``.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the number of metrics
     uvloop.run(_Serving(store, options, on_ready, say).run())
@@ -136,7 +138,11 @@ class _Serving:
             raise ServeError(f"Cannot write the access log {self._options.access_log}: {error.strerror}.") from error
 
     def _service(self) -> Service:
-        dispatcher = Dispatcher(self._store, authenticate=None if self._gate is None else self._gate.admit)
+        dispatcher = Dispatcher(
+            self._store,
+            authenticate=None if self._gate is None else self._gate.admit,
+            transition_ms=self._options.transition_ms,
+        )
         return Service(
             self._store,
             dispatcher.answer_async,
