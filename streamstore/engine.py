@@ -360,12 +360,15 @@ class Engine:
         while True:
             env = self._env
             lmdb_transaction = env.begin(write=True)
+            is_over = False
             try:
                 self._make_disk_sure()
                 transaction = WriteTransaction(self, env, lmdb_transaction, is_alone=is_alone)
                 self._need = transaction.need
                 result = apply(transaction)
-                if transaction.evidence is not None:
+                if transaction.evidence is None:
+                    lmdb_transaction.commit()  # of no change, which writes nothing: an abort may wait
+                else:
                     if self._may_have_been_so(transaction.evidence):
                         transaction.mark()
                     if self._keep_reserve(transaction, lmdb_transaction, proven_commit):
@@ -373,9 +376,22 @@ class Engine:
                         continue  # without the pages that the proof took
                     self._commit(lmdb_transaction, transaction.evidence)
                     self._tidy_up(transaction, env)
+                is_over = True
             finally:
-                lmdb_transaction.abort()  # does nothing after a commit
+                if not is_over:
+                    self._abort(lmdb_transaction)
             return result
+
+    def _abort(self, lmdb_transaction: "lmdb.Transaction[bytes]") -> None:
+        """End a transaction that may have changed something; behind a commit this does nothing.
+
+        The binding waits here until no thread is inside LMDB, which with two that read may never be. So nobody reads.
+        """
+        abort = lmdb_transaction.abort
+        try:
+            self._readers.alone(abort)
+        finally:
+            abort()
 
     def _keep_reserve(
         self, transaction: WriteTransaction, lmdb_transaction: "lmdb.Transaction[bytes]", proven_commit: int

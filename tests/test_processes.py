@@ -1,6 +1,7 @@
 """Several processes and many threads on one store: forks, shared shards, readers beside writers, slots of the dead."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -9,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import lmdb
 import pytest
 
 from streamstore import (
     InvalidArgumentException,
+    ResourceNotFoundException,
     StorageError,
     StoreForkedError,
     StreamStore,
@@ -23,6 +26,7 @@ from streamstore.engine import Engine
 from streamstore.process import ReaderGate
 from streamstore.transaction import ReadTransaction
 from tests.children import code, command, next_line, run, started, tell
+from tests.commits import WAIT_S, in_thread
 from tests.programs.forks import methods
 
 STREAM: Final = "s"
@@ -315,6 +319,29 @@ def test_a_stream_is_deleted_only_when_no_thread_reads(tmp_path: Path, monkeypat
             thread.join(30)
         assert seen
     assert order == ["read", "deleted"]
+
+
+def test_a_refused_put_does_not_wait_until_nobody_is_inside_lmdb(tmp_path: Path) -> None:
+    """LMDB's binding waits for that in each abort of a write transaction, and a copy of the file takes minutes."""
+    path = tmp_path / "store"
+    create(path)
+    with StreamStore(path) as store:
+        environment: object = vars(engine_of(store))["_env"]
+        assert isinstance(environment, lmdb.Environment)
+        store.put_record(STREAM, bytes(1_000_000), "key")  # more than a pipe holds
+        out, into = os.pipe()
+        copying = in_thread(functools.partial(environment.copyfd, into))
+        try:
+            # It has begun and cannot end. The first pages, which it copies as a writer, fit.
+            assert len(os.read(out, 1)) == 1
+            refused = in_thread(lambda: store.put_record("none", b"x", "key"))
+            with pytest.raises(ResourceNotFoundException):
+                refused.result(WAIT_S)
+        finally:
+            os.close(out)
+            with pytest.raises(lmdb.Error):
+                copying.result(WAIT_S)
+            os.close(into)
 
 
 def test_threads_read_and_write_while_streams_come_and_go(tmp_path: Path) -> None:
