@@ -2,7 +2,8 @@
 
 Nothing about durability is tested through these fixtures: they open with ``sync="off"``, which changes when bytes
 reach the disk and nothing else. ``STREAMSTORE_TEST_LMDB=1`` runs the whole suite on LMDB 1.0, and
-``HYPOTHESIS_PROFILE=ci`` looks ten times as long for a counterexample, ``release`` a hundred times, ``fast`` a fifth.
+``HYPOTHESIS_PROFILE=ci`` looks ten times as long for a counterexample, ``release`` a hundred times, ``fast`` a fifth:
+with the longer ones give ``-o faulthandler_timeout=0``, or a test of minutes counts as one that hangs.
 """
 
 import os
