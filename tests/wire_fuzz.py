@@ -20,7 +20,7 @@ from streamstore.wire.actions import actions_of
 from streamstore.wire.shapes import Blob, Flag, ListOf, MapOf, Moment, Shape, Structure, Text, Time, Whole
 from tests.wire import CBOR, JSON, Answer, loads
 
-__all__ = ["Client", "Ledger", "Sent", "decoded_request"]
+__all__ = ["Client", "Ledger", "Sent", "decoded_request", "mutated_bytes", "mutated_head"]
 
 NOW_MS: Final = 1_700_000_000_000  # of a test's clock
 KNOWN_MAX: Final = 12
