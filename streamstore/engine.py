@@ -387,11 +387,10 @@ class Engine:
 
         The binding waits here until no thread is inside LMDB, which with two that read may never be. So nobody reads.
         """
-        abort = lmdb_transaction.abort
         try:
-            self._readers.alone(abort)
+            self._readers.alone(lmdb_transaction.abort)
         finally:
-            abort()
+            lmdb_transaction.abort()  # where there was no memory for the gate: this needs none
 
     def _keep_reserve(
         self, transaction: WriteTransaction, lmdb_transaction: "lmdb.Transaction[bytes]", proven_commit: int

@@ -29,6 +29,8 @@ CPU_S_MAX: Final = 60
 ASLEEP_S: Final = 6.0
 """A child that has slept for so long, with all its threads, waits for what never comes. It is not the clock that tells:
 on a busy machine a child is slow, but ready to run."""
+CASE_S_MAX: Final = 180
+"""None takes nearly so long. A child that hangs may be awake: who waits for the interpreter looks every 5 ms."""
 LOOK_S: Final = 0.25
 PR_SET_PDEATHSIG: Final = 1
 ERRORS_SHOWN_BYTES: Final = 3_000
@@ -121,8 +123,9 @@ class _Child(Generic[T]):
     def _waits_for_answer(self) -> bool:
         """Return True when there is an answer or the end, False when there will be none."""
         sleep = _Sleep(self._pid)
+        deadline_s = time.monotonic() + CASE_S_MAX
         while not self._pipe.poll(LOOK_S):
-            if sleep.lasts_s() > self._asleep_s:
+            if sleep.lasts_s() > self._asleep_s or time.monotonic() > deadline_s:
                 return self._pipe.poll(0)
         return True
 
