@@ -68,6 +68,7 @@ from streamstore.shard_filter import span_of_filter
 from streamstore.shards import ShardAppender
 from streamstore.streams import (
     create_stream,
+    databases_of,
     delete_stream,
     iterate_streams,
     load_counter,
@@ -154,6 +155,8 @@ class StreamControl(OpenStore):
         """
         name = parse_stream_name("stream_name", stream_name, self._dialect)
         enforce = parse_bool("enforce_consumer_deletion", enforce_consumer_deletion)
+        self._writable()
+        self._engine.prove(databases_of(self._load(name).stored))  # which may take long: not while others wait
         self._change_stream(
             name, lambda transaction, stream: delete_stream(transaction, stream, enforce_consumer_deletion=enforce)
         )

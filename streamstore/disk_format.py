@@ -40,6 +40,7 @@ import msgpack
 
 from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 from streamstore.model import (
+    RECORDS_DATABASE_PREFIX,
     STREAM_MODES,
     FirstPut,
     HashKeyRange,
@@ -120,7 +121,7 @@ def parse_counter_key(key: bytes) -> tuple[StreamNumber, int]:
 
 
 def records_database(stream_number: StreamNumber, shard_index: int) -> bytes:
-    return b"records/%d/%d" % (stream_number, shard_index)
+    return RECORDS_DATABASE_PREFIX + b"%d/%d" % (stream_number, shard_index)
 
 
 def parse_records_database(database: bytes) -> tuple[StreamNumber, int] | None:

@@ -16,7 +16,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, TypeVar, cast
@@ -37,6 +37,7 @@ from streamstore.library import MACHINE_ERRORS, OUT_OF_SPACE, READERS_MAX, lib_v
 from streamstore.limits import MAP_BYTES_DEFAULT, MAP_BYTES_MIN
 from streamstore.model import StorageInfo, SyncMode
 from streamstore.process import NESTED_CALL, ReaderGate, open_engines
+from streamstore.proof import Proof
 from streamstore.room import GROWTH_AHEAD_BYTES, FileRoom, Need
 from streamstore.sections import NO_MEMORY, NestingMutex, surely, taking
 from streamstore.transaction import (
@@ -141,6 +142,8 @@ class Engine:
         self._lock = FolderLock(self._folder, writable=not self._read_only)
         try:
             self._room = FileRoom(self._lock)
+            self._refuse_empty()
+            self.proof = Proof(self._read_file, is_layout_known=lib_version() == 0)
             self._env = self._open_environment()
             self._is_open = True
         except BaseException:
@@ -155,7 +158,7 @@ class Engine:
             handles = self.handles  # in front of the snapshot, which cannot use a handle that is younger than itself
             transaction = self._env.begin()
             try:
-                return look(ReadTransaction(transaction, handles))
+                return look(ReadTransaction(transaction, handles, self.proof))
             finally:
                 transaction.abort()
 
@@ -166,6 +169,15 @@ class Engine:
                 self._open_handle(missing.database)
             except lmdb.Error as error:
                 self._prepare_to_read_again(error)
+
+    def prove(self, databases: Iterable[bytes]) -> None:
+        """Prove every page of the databases, some in each snapshot, so that nobody waits for it to end.
+
+        ``StoreFormatError``: one is damaged.
+        """
+        for database in databases:
+            while not self.read(partial(ReadTransaction.prove_more, database=database)):
+                pass
 
     def observe(self, look: Callable[[ObservedTransaction], T], *, on_step: Callable[[], None]) -> T:
         """Like ``read``, of a file that may be damaged."""
@@ -305,6 +317,8 @@ class Engine:
         No other thread may need the environment meanwhile: it can neither be closed nor grow.
         """
         with translated(f"copy to {data_path}"):
+            if compact:
+                self.prove(self.read(ReadTransaction.databases))  # each page that is in use is touched
             self.read(ReadTransaction.commit_number)  # which takes over a map that has grown
             for descriptor in taking(os.open, data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666):
                 try:
@@ -363,6 +377,7 @@ class Engine:
             is_over = False
             try:
                 self._make_disk_sure()
+                self.proof.prove_free_list()
                 transaction = WriteTransaction(self, env, lmdb_transaction, is_alone=is_alone)
                 self._need = transaction.need
                 result = apply(transaction)
@@ -545,6 +560,8 @@ class Engine:
         if self._lock.alone:
             self._folder.sync_names()
             preallocate(self._folder.lock_path, LOCK_FILE_BYTES)
+        if self.proof.is_layout_known:
+            self.proof.metas(alone=self._lock.alone)
         env = self._map_environment()
         self._map_bytes_unlimited = None
         try:
@@ -556,16 +573,40 @@ class Engine:
             self._disk_is_sure = can_write
             self._refuse_truncated(env)
             env.reader_check()
+            if self.proof.is_layout_known:
+                self._prove_lists(env)
             self._lock.share()
         except BaseException:
             env.close()
             raise
         return env
 
-    def _map_environment(self) -> lmdb.Environment:
-        """Open with the largest map that the process may have, down from the one asked for."""
+    def _read_file(self, start: int, count_bytes: int) -> bytes:
+        """Read a part of the data file, unless a signal handler has closed it: its descriptor may be another's then."""
+        try:
+            return self._lock.read(start, count_bytes)
+        finally:
+            self.refuse_unusable(even_if_failed=True)
+
+    def _refuse_empty(self) -> None:
         if self._lock.data_file_bytes() == 0:
             raise StoreFormatError(f"{self._folder.data_path} is empty: it was truncated; restore it from a copy.")
+
+    def _prove_lists(self, env: lmdb.Environment) -> None:
+        """Prove what every transaction touches, and that LMDB has taken the newer one of the meta pages."""
+        meta = None
+        while meta is None:  # others may commit twice between the two looks
+            transaction = env.begin()
+            try:
+                metas = self.proof.metas(alone=self._lock.alone)
+                meta = next((meta for meta in metas if meta.commit_number == transaction.id()), None)
+                if meta is not None:
+                    self.proof.prove_databases(meta)
+            finally:
+                transaction.abort()
+
+    def _map_environment(self) -> lmdb.Environment:
+        """Open with the largest map that the process may have, down from the one asked for."""
         map_bytes = self._map_bytes
         while True:
             try:

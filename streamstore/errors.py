@@ -192,7 +192,8 @@ class CorruptRecordError(StorageError):
     """A stored record does not prove itself: its checksum, number or shape is wrong.
 
     Nothing changed. The records before and after it stay readable: read on behind ``last_sequence_number``, which is
-    ``sequence_number`` but in a salvaged store, where one error stands for a whole run of records that were lost.
+    ``sequence_number`` but where one error stands for a whole run of records: those that are missing, or that were
+    lost when the store was salvaged.
     """
 
     def __init__(

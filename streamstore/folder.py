@@ -165,6 +165,9 @@ class FolderLock:
         """Write the first bytes of the data file as they are, so that the next sync brings them to the disk."""
         os.pwrite(self._descriptor, os.pread(self._descriptor, size_bytes, 0), 0)
 
+    def read(self, start: int, count_bytes: int) -> bytes:
+        return os.pread(self._descriptor, count_bytes, start)
+
     def data_file_bytes(self) -> int:
         return os.fstat(self._descriptor).st_size
 

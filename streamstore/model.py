@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple, NewType, Protocol, TypeVar, cast,
 from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 
 __all__ = [
+    "RECORDS_DATABASE_PREFIX",
     "STREAM_MODES",
     "ChildShard",
     "CommitReport",
@@ -78,6 +79,8 @@ EncryptionType = Literal["NONE"]
 StreamStatus = Literal["ACTIVE"]
 ConsumerStatus = Literal["ACTIVE"]
 StreamMode = Literal["PROVISIONED", "ON_DEMAND"]
+RECORDS_DATABASE_PREFIX: Final = b"records/"
+"""With it begin the names of the databases whose values are never written over."""
 STREAM_MODES: Final[tuple[StreamMode, ...]] = get_args(StreamMode)
 SyncMode = Literal["full", "normal", "off"]
 DialectName = Literal["yandex", "aws"]

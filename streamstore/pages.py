@@ -1,24 +1,48 @@
 """The pages of a data file of LMDB 0.9, read one by one and without LMDB, which a damaged page can make crash.
 
 Knows LMDB's layout on 64-bit little-endian machines (the structs of mdb.c), and never
-what keys and values mean: whoever reads them must prove them. Damage is passed over and noted in ``problems``;
-nothing here raises for it. The file is read and not mapped, so one that ends early or has bad sectors costs only the
-pages there.
+what keys and values mean: whoever reads them must prove them.
+
+``PageFile`` looks for what is left of a damaged file: damage is passed over and noted in ``problems``; nothing there
+raises for it. The file is read and not mapped, so one that ends early or has bad sectors costs only the pages there.
+``parse_page`` and the like refuse whatever LMDB could stumble over, with ``DamagedPageError``.
 """
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import ge, le
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-__all__ = ["Node", "PageFile", "Snapshot", "Tree"]
+__all__ = [
+    "DEPTH_MAX",
+    "META_BYTES_MAX",
+    "META_PAGES",
+    "DamagedPageError",
+    "FarValue",
+    "Meta",
+    "Node",
+    "Page",
+    "PageFile",
+    "Snapshot",
+    "Tree",
+    "page_bytes_of",
+    "pages_of_value",
+    "parse_free_pages",
+    "parse_metas",
+    "parse_overflow",
+    "parse_page",
+    "parse_tree",
+]
 
 PAGE_BYTES_DEFAULT: Final = 4096
 PAGE_BYTES_CHOICES: Final = tuple(2**power for power in range(9, 17))
 META_PAGES: Final = 2
+META_BYTES_MAX: Final = META_PAGES * PAGE_BYTES_CHOICES[-1]
 DEPTH_MAX: Final = 32
 VALUE_BYTES_MAX: Final = 2**26  # no size that is damaged may take all memory
+KEY_BYTES_MAX: Final = 511
 
 _MAGIC: Final = 0xBEEFC0DE
 _DATA_VERSION: Final = 1
@@ -29,6 +53,7 @@ _META_END: Final = struct.Struct("<QQ")  # last page, transaction
 _TREE: Final = struct.Struct("<IHHQQQQQ")  # pad, flags, depth, branches, leaves, overflows, entries, root
 _NODE: Final = struct.Struct("<HHHH")  # two of the size or page number, flags or the rest of that, size of the key
 _OFFSET_BYTES: Final = 2
+_INTEGER_KEYS: Final = 0x08  # of the list of free pages
 _PAGE_NUMBER: Final = struct.Struct("<Q")
 
 _BRANCH: Final = 0x01
@@ -40,10 +65,48 @@ _IS_TREE: Final = 0x02
 
 
 class Tree(NamedTuple):
-    """The tree of a database: its root page, None if it is empty, and how many keys it should have."""
+    """The tree of a database: its root page, None if it is empty, and how many keys and pages it should have."""
 
     root: int | None
     entries: int
+    depth: int = 0
+    tree_pages: int = 0
+    """Branches and leaves."""
+    overflow_pages: int = 0
+
+
+class Meta(NamedTuple):
+    """A meta page that proves itself."""
+
+    commit_number: int
+    last_page: int
+    free: Tree
+    main: Tree
+
+
+class FarValue(NamedTuple):
+    """A value that is on pages of its own: at the ``place`` of which key, from which page on, and how long."""
+
+    place: int
+    page: int
+    value_bytes: int
+
+
+class Page(NamedTuple):
+    """A page of a tree that proves itself: a branch, which has ``children``, or a leaf. A branch has no first key."""
+
+    keys: list[bytes]
+    children: list[int]
+    far_values: list[FarValue]
+    values: dict[int, bytes]
+    """By the place of their key those that are trees, and in the list of free pages all that are on the page itself."""
+
+
+class DamagedPageError(Exception):
+    """A page is not as LMDB would have written it."""
+
+    def __init__(self, number: int, problem: str) -> None:
+        super().__init__(f"page {number} {problem}")
 
 
 class Node(NamedTuple):
@@ -198,5 +261,192 @@ def _header(page: bytes) -> tuple[int, int, int, int, int]:
 
 
 def _tree(page: bytes, start: int) -> Tree:
-    *_, entries, root = _TREE.unpack_from(page, start)
-    return Tree(None if root == _NO_PAGE else root, entries)
+    _, _, depth, branches, leaves, overflows, entries, root = _TREE.unpack_from(page, start)
+    return Tree(None if root == _NO_PAGE else root, entries, depth, branches + leaves, overflows)
+
+
+def page_bytes_of(start: bytes) -> int:
+    """Return how many bytes a page has, as the first meta page says; not proved."""
+    stored = int.from_bytes(start[_PAGE_HEADER.size + _META.size :][:4], "little")
+    return stored if stored in PAGE_BYTES_CHOICES else PAGE_BYTES_DEFAULT
+
+
+def parse_metas(start: bytes, page_bytes: int) -> tuple[Meta, Meta]:
+    """Return what the two meta pages say, with which a file begins: the older one first.
+
+    They are of two commits in a row. LMDB takes the one with the higher number, whatever it is, so a damaged number
+    would take the store back by a commit unseen.
+    """
+    metas = [
+        _parse_meta(start[number * page_bytes : (number + 1) * page_bytes], number) for number in range(META_PAGES)
+    ]
+    older, newer = sorted(metas)
+    if newer.commit_number != older.commit_number + 1:
+        raise DamagedPageError(
+            older.commit_number % META_PAGES,
+            f"is of commit {older.commit_number}, and the other one of {newer.commit_number}",
+        )
+    if newer.last_page < older.last_page:
+        raise DamagedPageError(
+            newer.commit_number % META_PAGES,
+            f"says that page {newer.last_page} is the last, and an older one says {older.last_page}",
+        )
+    return older, newer
+
+
+def parse_tree(value: bytes) -> Tree:
+    """Return the tree of a named database of this package: no flags, and of a depth that LMDB can walk."""
+    if len(value) != _TREE.size:
+        raise ValueError(f"the entry of a database has {len(value)} bytes")
+    pad, flags, depth, *_, root = _TREE.unpack(value)
+    if pad or flags or depth > DEPTH_MAX or (depth == 0) != (root == _NO_PAGE):
+        raise ValueError(f"the entry of a database is one of flags {flags}, depth {depth} and root {root}")
+    return _tree(value, 0)
+
+
+def parse_page(page: bytes, number: int, *, is_free_list: bool = False) -> Page:
+    """Return what a page of a tree says, if LMDB may touch it.
+
+    Its keys rise, and its nodes fill the space behind the free one without a gap: what LMDB moves when it changes the
+    page is theirs.
+    """
+    if len(page) < _PAGE_HEADER.size:
+        raise DamagedPageError(number, "is behind the end of the file")
+    own_number, _, flags, lower, upper = _PAGE_HEADER.unpack_from(page)
+    if own_number != number:
+        raise DamagedPageError(number, f"says that it is page {own_number}")
+    if flags not in (_BRANCH, _LEAF):
+        raise DamagedPageError(number, f"is of a kind {flags:#x} that has no place there")
+    if not _PAGE_HEADER.size < lower <= upper <= len(page) or lower % _OFFSET_BYTES:
+        raise DamagedPageError(number, f"has free space from {lower} to {upper}")
+    offsets = struct.unpack_from(f"<{(lower - _PAGE_HEADER.size) // _OFFSET_BYTES}H", page, _PAGE_HEADER.size)
+    if min(offsets) < upper or max(offsets) > len(page) - _NODE.size:
+        raise DamagedPageError(number, "has a key outside of its place")
+    if flags == _BRANCH:
+        parsed, ends = _parse_branch(page, number, offsets)
+    else:
+        parsed, ends = _parse_leaf(page, number, offsets, is_free_list=is_free_list)
+    if not _are_packed(offsets, ends, upper, len(page)):
+        raise DamagedPageError(number, "has keys and values that overlap, or a gap between them")
+    _refuse_disorder(parsed, number, is_free_list=is_free_list)
+    return parsed
+
+
+def parse_free_pages(value: bytes, last_page: int) -> list[int]:
+    """Return the numbers of an entry of the list of free pages. They fall, as LMDB keeps them."""
+    if len(value) < _PAGE_NUMBER.size or len(value) % _PAGE_NUMBER.size:
+        raise ValueError(f"an entry of the list of free pages has {len(value)} bytes")
+    count, *numbers = struct.unpack(f"<{len(value) // _PAGE_NUMBER.size}Q", value)
+    if count > len(numbers):
+        raise ValueError(f"an entry of the list of free pages counts {count} in {len(value)} bytes")
+    free = numbers[:count]
+    if free and (free[0] > last_page or free[-1] < META_PAGES or any(map(le, free, free[1:]))):
+        raise ValueError("the numbers of the list of free pages do not fall")
+    return free
+
+
+def parse_overflow(header: bytes, number: int) -> int:
+    """Return how many pages a value takes that begins on this one."""
+    if len(header) < _PAGE_HEADER.size:
+        raise DamagedPageError(number, "is behind the end of the file")
+    own_number, _, flags, low, high = _PAGE_HEADER.unpack(header)
+    if own_number != number or flags != _OVERFLOW:
+        raise DamagedPageError(number, "is not the first one of a large value")
+    return int(low | high << 16)
+
+
+def pages_of_value(value_bytes: int, page_bytes: int) -> int:
+    """Return how many pages a large value takes."""
+    return -(-(_PAGE_HEADER.size + value_bytes) // page_bytes)
+
+
+def _parse_meta(page: bytes, number: int) -> Meta:
+    if len(page) < _PAGE_HEADER.size + _META.size + 2 * _TREE.size + _META_END.size:
+        raise DamagedPageError(number, "is behind the end of the file")
+    own_number, _, kind, _, _ = _PAGE_HEADER.unpack_from(page)
+    magic, version, _, _ = _META.unpack_from(page, _PAGE_HEADER.size)
+    if own_number != number or kind != _META_PAGE or magic != _MAGIC or version != _DATA_VERSION:
+        raise DamagedPageError(number, "is not a meta page of LMDB 0.9")
+    starts = (_PAGE_HEADER.size + _META.size, _PAGE_HEADER.size + _META.size + _TREE.size)
+    (page_bytes, free_flags, free_depth, *_), (pad, main_flags, main_depth, *_) = (
+        _TREE.unpack_from(page, start) for start in starts
+    )
+    last_page, commit_number = _META_END.unpack_from(page, starts[1] + _TREE.size)
+    if page_bytes != len(page) or pad or free_flags != _INTEGER_KEYS or main_flags:
+        raise DamagedPageError(number, f"says that pages have {page_bytes} bytes, flags {free_flags} and {main_flags}")
+    if commit_number % META_PAGES != number:
+        raise DamagedPageError(number, f"is of commit {commit_number}, which belongs into the other one")
+    free, main = (_tree(page, start) for start in starts)
+    for tree, depth in ((free, free_depth), (main, main_depth)):
+        if depth > DEPTH_MAX or (depth == 0) != (tree.root is None):
+            raise DamagedPageError(number, f"has a tree of depth {depth} with the root {tree.root}")
+    return Meta(commit_number, last_page, free, main)
+
+
+def _parse_branch(page: bytes, number: int, offsets: Sequence[int]) -> tuple[Page, list[int]]:
+    keys: list[bytes] = []
+    children: list[int] = []
+    ends: list[int] = []
+    unpack = _NODE.unpack_from
+    for offset in offsets:
+        low, high, highest, key_bytes = unpack(page, offset)
+        end = offset + _NODE.size + key_bytes
+        if key_bytes > KEY_BYTES_MAX or end > len(page):
+            raise DamagedPageError(number, "has a key that goes on behind it")
+        keys.append(page[offset + _NODE.size : end])
+        children.append(low | high << 16 | highest << 32)
+        ends.append(end + end % 2)
+    return Page(keys, children, [], {}), ends
+
+
+def _parse_leaf(page: bytes, number: int, offsets: Sequence[int], *, is_free_list: bool) -> tuple[Page, list[int]]:
+    keys: list[bytes] = []
+    far_values: list[FarValue] = []
+    values: dict[int, bytes] = {}
+    ends: list[int] = []
+    unpack = _NODE.unpack_from
+    for offset in offsets:
+        low, high, flags, key_bytes = unpack(page, offset)
+        start = offset + _NODE.size + key_bytes
+        if not 0 < key_bytes <= KEY_BYTES_MAX:
+            raise DamagedPageError(number, f"has a key of {key_bytes} bytes")
+        value_bytes = low | high << 16
+        if flags == 0:
+            end = start + value_bytes
+        elif flags == _IN_OVERFLOW_PAGES:
+            end = start + _PAGE_NUMBER.size
+        else:
+            end = start + value_bytes
+            if flags != _IS_TREE or value_bytes != _TREE.size:
+                raise DamagedPageError(number, f"has a value of a kind {flags:#x} that has no place there")
+        if end > len(page):
+            raise DamagedPageError(number, "has a value that goes on behind it")
+        if flags == _IN_OVERFLOW_PAGES:
+            (first_page,) = _PAGE_NUMBER.unpack_from(page, start)
+            far_values.append(FarValue(len(keys), first_page, value_bytes))
+        elif flags == _IS_TREE or is_free_list:
+            values[len(keys)] = page[start:end]
+        keys.append(page[offset + _NODE.size : start])
+        ends.append(end + end % 2)
+    return Page(keys, [], far_values, values), ends
+
+
+def _are_packed(offsets: tuple[int, ...], ends: list[int], upper: int, page_bytes: int) -> bool:
+    """Tell whether the nodes fill the page from ``upper`` on, each once and without a gap."""
+    if offsets[-1] == upper and ends == [page_bytes, *offsets[:-1]]:
+        return True  # in the order in which LMDB appends
+    spans = sorted(zip(offsets, ends, strict=True))
+    starts = [start for start, _ in spans]
+    return starts[0] == upper and [end for _, end in spans] == [*starts[1:], page_bytes]
+
+
+def _refuse_disorder(page: Page, number: int, *, is_free_list: bool) -> None:
+    keys = page.keys[1:] if page.children else page.keys
+    if page.children and not keys and not is_free_list:
+        raise DamagedPageError(number, "is a branch of one page")
+    if is_free_list:
+        keys = [key[::-1] for key in keys]  # whole numbers, least significant byte first
+        if any(len(key) != _PAGE_NUMBER.size for key in keys):
+            raise DamagedPageError(number, "has a key of the list of free pages that is no number")
+    if any(map(ge, keys, keys[1:])):
+        raise DamagedPageError(number, "has keys that do not rise")

@@ -139,7 +139,7 @@ class ShardReader:
 
     def _collect(self, start: int, stop: int) -> list[Record]:
         """Return one or more records from ``start`` on: all in front of ``stop``, a damaged one and 10 MiB."""
-        items = islice(self.transaction.items_from(self._database(), record_key(start)), stop - start)
+        items = islice(self._items_from(start), stop - start)
         record_format = RecordFormat(self.stream_number, self.shard_index)
         records, damage = record_format.decode_run(items, start, bytes_max=GET_RECORDS_BYTES_MAX)
         if not records:
@@ -160,19 +160,28 @@ class ShardReader:
 
     def _damage(self, sequence: int, problem: str) -> CorruptRecordError:
         lost = loss_at(self.transaction, self.stream_number, self.shard_index, sequence)
+        if lost is None:
+            last = max(sequence, self.first_stored(sequence, self.counter().next_sequence) - 1)
+            problem = problem if last == sequence else "they are missing"
+        else:
+            last, problem = lost[-1], "the store was salvaged, and nothing was left there"
         return CorruptRecordError(
             shard_id=self.shard_id,
             sequence_number=str(sequence),
-            last_sequence_number=None if lost is None else str(lost[-1]),
-            problem=problem if lost is None else "the store was salvaged, and nothing was left there",
+            last_sequence_number=str(last),
+            problem=problem,
         )
 
     def _items(self, start: int, stop: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield what is stored under the numbers in [start, stop), damaged or not."""
         end = record_key(stop)
-        items = self.transaction.items_from(self._database(), record_key(start))
+        items = self._items_from(start)
         # A key of another length is none of a record.
         return (item for item in takewhile(lambda item: item[0] < end, items) if len(item[0]) == len(end))
+
+    def _items_from(self, start: int) -> Iterator[tuple[bytes, bytes]]:
+        # Records on damaged pages are left out, and so told as missing; those behind them are read.
+        return self.transaction.items_from(self._database(), record_key(start), around_damage=True)
 
     def _database(self) -> bytes:
         return records_database(self.stream_number, self.shard_index)

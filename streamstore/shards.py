@@ -274,7 +274,8 @@ class ShardAppender:
             horizon_ms = shard.last_sent_ms - shard.stream.stored.retention_ms
             if shard.known.may_have_expired(horizon_ms):
                 records_max = _records_to_trim(shard.records_waiting())
-                shard.trim(self.transaction, horizon_ms=horizon_ms, records_max=records_max)
+                with contextlib.suppress(StoreFormatError):  # pages that are damaged cannot be trimmed
+                    shard.trim(self.transaction, horizon_ms=horizon_ms, records_max=records_max)
         for stream in {shard.stream: shard for shard in written}.values():
             self._trim_another(stream)
         for keys in self._keys.values():

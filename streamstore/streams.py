@@ -56,6 +56,7 @@ __all__ = [
     "StreamCatalog",
     "add_to_shard_count",
     "create_stream",
+    "databases_of",
     "delete_stream",
     "drop_shard",
     "initial_databases",
@@ -243,6 +244,11 @@ def delete_stream(transaction: WriteTransaction, stream: StoredStream, *, enforc
         drop_shard(transaction, stream.number, shard_index)
     clear_idempotency_keys(transaction, stream.number)
     transaction.delete(STREAMS_DATABASE, stream_key(stream.name))
+
+
+def databases_of(stream: StoredStream) -> list[bytes]:
+    """Return the names of the databases that are dropped with the stream."""
+    return [records_database(stream.number, shard_index) for shard_index in stream.shards]
 
 
 def drop_shard(transaction: WriteTransaction, stream_number: StreamNumber, shard_index: int) -> None:

@@ -6,12 +6,14 @@ Named databases, keys and values. ``engine.py`` begins and ends them; nothing he
 import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import lmdb
 
 from streamstore.errors import StorageError, StoreFormatError
 from streamstore.library import MACHINE_ERRORS, name_end, translate
+from streamstore.proof import Proof
 from streamstore.room import Need
 
 if TYPE_CHECKING:
@@ -56,29 +58,42 @@ class ReadersInTheWayError(Exception):
 class ReadTransaction:
     """One consistent snapshot. Values are copies. A database that does not exist is empty."""
 
-    __slots__ = ("_handles", "_transaction")
+    __slots__ = ("_handles", "_proof", "_transaction")
 
-    def __init__(self, transaction: "lmdb.Transaction[bytes]", handles: Mapping[bytes, "lmdb._Database"]) -> None:
+    def __init__(
+        self, transaction: "lmdb.Transaction[bytes]", handles: Mapping[bytes, "lmdb._Database"], proof: Proof
+    ) -> None:
         self._transaction = transaction
         self._handles = handles
+        self._proof = proof
 
     def get(self, database: bytes, key: bytes) -> bytes | None:
         handle = self._handle(database)
-        return None if handle is None else self._transaction.get(key, db=handle)
+        if handle is None:
+            return None
+        if database not in self._proof.whole:
+            self._proof.prove_reach(database, key, self._stored_tree)
+        return self._transaction.get(key, db=handle)
 
-    def items_from(self, database: bytes, key: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over the keys at and after ``key``. The iterator ends with the transaction."""
+    def items_from(self, database: bytes, key: bytes, *, around_damage: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over the keys at and after ``key``. The iterator ends with the transaction.
+
+        Keys on pages that are damaged raise ``StoreFormatError``; with ``around_damage`` they are left out.
+        """
         handle = self._handle(database)
-        if handle is not None:
-            cursor = self._transaction.cursor(handle)
-            if cursor.set_range(key):
-                return cursor.iternext()
-        return iter(())
+        if handle is None:
+            return iter(())
+        if database not in self._proof.whole:
+            return self._proved_items(database, handle, key, around_damage=around_damage)
+        cursor = self._transaction.cursor(handle)
+        return cursor.iternext() if cursor.set_range(key) else iter(())
 
     def last_key(self, database: bytes) -> bytes | None:
         handle = self._handle(database)
         if handle is None:
             return None
+        if database not in self._proof.whole:
+            self._proof.prove_end(database, self._stored_tree)
         with self._transaction.cursor(handle) as cursor:
             return cursor.key() if cursor.last() else None
 
@@ -86,9 +101,38 @@ class ReadTransaction:
         """Return the number of the newest commit in this snapshot. Numbers rise, whichever process commits."""
         return self._transaction.id()
 
+    def prove_more(self, database: bytes) -> bool:
+        """Prove some pages of a database. True: now all are. ``StoreFormatError``: one is damaged."""
+        return database in self._proof.whole or self._proof.prove_more(database, self._stored_tree)
+
     def databases(self) -> list[bytes]:
         with self._transaction.cursor() as cursor:
             return [name.removesuffix(name_end()) for name in cursor.iternext(keys=True, values=False)]
+
+    def _proved_items(
+        self, database: bytes, handle: "lmdb._Database", key: bytes, *, around_damage: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        next_key: bytes | None = key
+        while next_key is not None:
+            run = self._proof.run(database, next_key, self._stored_tree, around_damage=around_damage)
+            if run is None:
+                return
+            next_key = run.next_key
+            if run.key_count == 0:
+                continue
+            cursor = self._transaction.cursor(handle)  # behind the proof, because it touches the root of the tree
+            if not cursor.set_range(run.start):
+                continue
+            if run.stop is None:
+                yield from islice(cursor.iternext(), run.key_count)
+                continue
+            for item in cursor.iternext():
+                if item[0] >= run.stop:
+                    break
+                yield item
+
+    def _stored_tree(self, database: bytes) -> bytes | None:
+        return self._transaction.get(database + name_end())
 
     def _handle(self, database: bytes) -> "lmdb._Database | None":
         handle = self._handles.get(database)
@@ -109,7 +153,7 @@ class ObservedTransaction(ReadTransaction):
     def __init__(
         self, seen: ReadTransaction, begin: "Callable[[], lmdb.Transaction[bytes]]", on_step: Callable[[], None]
     ) -> None:
-        super().__init__(seen._transaction, seen._handles)
+        super().__init__(seen._transaction, seen._handles, seen._proof)
         self._begin = begin
         self._on_step = on_step
         self._number = self.commit_number()
@@ -119,10 +163,10 @@ class ObservedTransaction(ReadTransaction):
         with self._going_on():
             return super().get(database, key)
 
-    def items_from(self, database: bytes, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def items_from(self, database: bytes, key: bytes, *, around_damage: bool = False) -> Iterator[tuple[bytes, bytes]]:
         with self._going_on():
             last_key = None
-            for item in super().items_from(database, key):
+            for item in super().items_from(database, key, around_damage=around_damage):
                 if last_key is not None and item[0] <= last_key:
                     name = database.decode(errors="replace")
                     raise StoreFormatError(
@@ -159,7 +203,7 @@ class WriteTransaction(ReadTransaction):
     def __init__(
         self, engine: "Engine", env: lmdb.Environment, transaction: "lmdb.Transaction[bytes]", *, is_alone: bool
     ) -> None:
-        super().__init__(transaction, engine.handles)
+        super().__init__(transaction, engine.handles, engine.proof)
         self._engine = engine
         self._env = env
         self._opened: dict[bytes, lmdb._Database] = {}
@@ -168,6 +212,7 @@ class WriteTransaction(ReadTransaction):
         self.need = Need()
 
     def put(self, database: bytes, key: bytes, value: bytes) -> None:
+        self._prove_change(database, key, key)
         self._transaction.put(key, value, db=self._created(database))
         self.need.put(value)
         self.evidence = Evidence(database, key, value)
@@ -175,6 +220,7 @@ class WriteTransaction(ReadTransaction):
     def delete(self, database: bytes, key: bytes) -> None:
         handle = self._handle(database)
         if handle is not None:
+            self._prove_change(database, key, key)
             self.need.delete()
             self._transaction.delete(key, db=handle)
             self.evidence = Evidence(database, key, None)
@@ -183,6 +229,7 @@ class WriteTransaction(ReadTransaction):
         """Delete every key at or after ``start`` and in front of ``key``."""
         handle = self._handle(database)
         if handle is not None:
+            self._prove_change(database, start, key)
             self.need.delete()
             with self._transaction.cursor(handle) as cursor:
                 found = cursor.set_range(start)
@@ -191,6 +238,8 @@ class WriteTransaction(ReadTransaction):
                     found = cursor.key() != b""  # it stands on the next key, or behind the last
 
     def put_all(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
+        for key, _ in items:
+            self._prove_change(database, key, key)
         with self._transaction.cursor(self._created(database)) as cursor:
             cursor.putmulti(items)
         self.need.put_all(items)
@@ -216,6 +265,8 @@ class WriteTransaction(ReadTransaction):
 
     def append(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
         """Add items whose keys are greater than all in the database, in rising order."""
+        if database not in self._proof.whole:
+            self._proof.prove_end(database, self._stored_tree)
         handle = self._created(database)
         last_key, last_value = items[-1]
         if len(items) == 1:
@@ -238,12 +289,18 @@ class WriteTransaction(ReadTransaction):
         """
         handle = self._handle(database)
         if handle is not None:
+            if database not in self._proof.whole:
+                self._proof.prove_whole(database, self._stored_tree)
             if not self._is_alone:
                 raise ReadersInTheWayError
             self._engine.handles.pop(database, None)
             self._opened.pop(database, None)
             self._transaction.drop(handle)
             self.need.delete()
+
+    def _prove_change(self, database: bytes, first: bytes, last: bytes) -> None:
+        if database not in self._proof.whole:
+            self._proof.prove_change(database, first, last, self._stored_tree)
 
     def keep_handles(self) -> None:
         """After the commit: the handles that this transaction opened are good for the others."""

@@ -122,7 +122,7 @@ def test_losing_every_record_is_detected(damaged: Damaged) -> None:
         for key, _ in raw.items(RECORDS):
             raw.delete(RECORDS, key)
 
-    with damaged(lose_all) as store, pytest.raises(CorruptRecordError, match="it is missing"):
+    with damaged(lose_all) as store, pytest.raises(CorruptRecordError, match="they are missing"):
         next(store.read("s", SHARD))
 
 

@@ -21,6 +21,7 @@ PURE_RULES = {"validate", "routing", "iterator", "shard_filter", "read_quota"}
 ENGINE_ROOMS = {
     "engine",
     "transaction",
+    "proof",
     "library",
     "folder",
     "process",
@@ -56,6 +57,7 @@ MAY_IMPORT = {
     "disk_format": {"errors", "limits", "model"},
     "engine": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "transaction": {"errors", "limits", "model"} | ENGINE_ROOMS,
+    "proof": {"errors", "model", "pages"},
     "library": {"errors", "sections"},
     "folder": {"errors", "limits", "model"} | ENGINE_ROOMS,
     "process": {"errors", "limits", "model"} | ENGINE_ROOMS,

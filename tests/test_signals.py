@@ -89,6 +89,7 @@ class Broken:
     def __init__(self, call: Callable[[], object], step: int, handler: Callable[[], object]) -> None:
         self.error: BaseException | None = None
         self.result: object = None
+        faulthandler.dump_traceback_later(HANG_S, exit=True)  # from now on: a long test is none that hangs
         break_in = BreakIn(step, handler)
         thread = threading.Thread(target=self._run, args=(call, break_in), daemon=True)
         thread.start()
@@ -149,6 +150,16 @@ def opened(path: Path) -> StreamStore:
     return store
 
 
+def opened_and_proved(path: Path) -> StreamStore:
+    """Behind this, no call proves a page of the store any more."""
+    store = opened(path)
+    put_inner(store)
+    read(store)
+    with contextlib.suppress(streamstore.ResourceNotFoundException):
+        store.delete_stream("t")
+    return store
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("call", [put, read, create_and_delete])
 @pytest.mark.parametrize("handler", [put_inner, read, create_and_delete])
@@ -170,14 +181,17 @@ def test_a_handler_may_call_the_store_anywhere_in_another_call(tmp_path: Path, c
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("reopened", "stride"), [(opened_and_proved, 1), (opened, 11)])
 @pytest.mark.parametrize("call", [put, read, create_and_delete])
-def test_a_handler_may_close_the_store_anywhere_in_another_call(tmp_path: Path, call: Call) -> None:
+def test_a_handler_may_close_the_store_anywhere_in_another_call(
+    tmp_path: Path, call: Call, reopened: Callable[[Path], StreamStore], stride: int
+) -> None:
     path = tmp_path / "store"
     opened(path).close()
     acknowledged = 0
     step = 1
     while True:
-        store = opened(path)
+        store = reopened(path)
         broken = Broken(lambda: call(store), step, store.close)  # noqa: B023 - called before the loop goes on
         # The stream may be there since the store was closed between its creation and its deletion.
         assert isinstance(broken.error, (StoreClosedError, ResourceInUseException, type(None))), step
@@ -187,7 +201,7 @@ def test_a_handler_may_close_the_store_anywhere_in_another_call(tmp_path: Path, 
             break
         with pytest.raises(StoreClosedError):
             read(store)
-        step += 1
+        step += stride
     store.close()
     with StreamStore(path) as store:
         assert stored(store).count(b"outer") == acknowledged
@@ -195,19 +209,24 @@ def test_a_handler_may_close_the_store_anywhere_in_another_call(tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_a_handler_may_close_a_store_that_only_reads_anywhere_in_a_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("is_proved", "stride"), [(True, 1), (False, 11)])
+def test_a_handler_may_close_a_store_that_only_reads_anywhere_in_a_read(
+    tmp_path: Path, is_proved: bool, stride: int
+) -> None:
     path = tmp_path / "store"
     opened(path).close()
     step = 1
     while True:
         store = StreamStore(path, read_only=True)
+        if is_proved:
+            read(store)
         broken = Broken(lambda: read(store), step, store.close)  # noqa: B023 - called before the loop goes on
         store.close()
         assert isinstance(broken.error, (StoreClosedError, type(None))), step
         assert isinstance(broken.handler_error, (StorageError, type(None)))
         if not broken.reached:
             break
-        step += 1
+        step += stride
 
 
 def fork_and_try(store: StreamStore) -> None:

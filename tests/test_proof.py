@@ -1,0 +1,365 @@
+"""Laws of the proof of pages: what LMDB writes is proved, once, and what is damaged is told before LMDB touches it."""
+
+import contextlib
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+from unittest import mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamstore import CorruptRecordError, StoreFormatError, StreamStore
+from streamstore.check import check_store
+from streamstore.disk_format import records_database
+from streamstore.engine import Engine
+from streamstore.folder import FolderLock
+from streamstore.model import StreamNumber
+from streamstore.pages import DamagedPageError, Meta, Page, Tree, parse_metas, parse_page, parse_tree
+from streamstore.transaction import ReadTransaction, WriteTransaction
+from tests.commits import WAIT_S, in_thread
+from tests.conftest import Clock, open_store
+from tests.test_processes import engine_of
+
+PAGE_BYTES: Final = 4096
+HEADER_BYTES: Final = 16
+STREAM: Final = "s"
+SHARDS: Final = ("shard-000000", "shard-000001")
+LOWER_HALF: Final = "0"
+UPPER_HALF: Final = str(2**127)
+RECORDS: Final = 400
+"""In each shard, of a size that makes about a hundred leaves."""
+
+pytestmark = pytest.mark.skipif(
+    "os.environ.get('STREAMSTORE_TEST_LMDB', '0') != '0'", reason="the layout of LMDB 1.0 is not known"
+)
+
+
+class DataFile:
+    """The pages of the data file of a closed store."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path / "data.mdb"
+        self.content = bytearray(self._path.read_bytes())
+        self.meta: Meta = parse_metas(bytes(self.content), PAGE_BYTES)[1]
+
+    def page(self, number: int) -> Page:
+        return parse_page(self._content_of(number), number)
+
+    def leaves(self, database: bytes) -> list[int]:
+        """Return the numbers of the leaves of a database, in the order of their keys."""
+        (tree,) = [
+            parse_tree(page.values[place])
+            for page in map(self.page, self._leaves_of(self.meta.main))
+            for place, key in enumerate(page.keys)
+            if key == database
+        ]
+        return self._leaves_of(tree)
+
+    def _leaves_of(self, tree: Tree) -> list[int]:
+        numbers = [] if tree.root is None else [tree.root]
+        for _ in range(tree.depth - 1):
+            numbers = [child for number in numbers for child in self.page(number).children]
+        return numbers
+
+    def zero(self, number: int) -> None:
+        self._write(number, bytes(PAGE_BYTES))
+
+    def ruin(self, number: int) -> None:
+        """Leave nothing but the header: LMDB would go wherever the rest says."""
+        self._write(number, self._content_of(number)[:HEADER_BYTES].ljust(PAGE_BYTES, b"\xff"))
+
+    def copy(self, source: int, target: int, *, with_number: bool) -> None:
+        """Write a page into the place of another one; with its number there, or with its own."""
+        content = self._content_of(source)
+        self._write(target, target.to_bytes(8, "little") + content[8:] if with_number else content)
+
+    def _content_of(self, number: int) -> bytes:
+        return bytes(self.content[number * PAGE_BYTES : (number + 1) * PAGE_BYTES])
+
+    def _write(self, number: int, content: bytes) -> None:
+        self.content[number * PAGE_BYTES : (number + 1) * PAGE_BYTES] = content
+        self._path.write_bytes(self.content)
+
+
+@pytest.fixture
+def path(tmp_path: Path, clock: Clock) -> Path:
+    """Return where a store of two shards is, which is closed."""
+    path = tmp_path / "store"
+    with open_store(path, clock) as store:
+        store.create_stream(STREAM, shard_count=2)
+        for number in range(RECORDS):
+            for hash_key in (LOWER_HALF, UPPER_HALF):
+                store.put_record(STREAM, b"%d" % number * 300, "key", explicit_hash_key=hash_key)
+    return path
+
+
+def records(shard: int) -> bytes:
+    return records_database(StreamNumber(1), shard)
+
+
+def read_around_damage(store: StreamStore, shard_id: str) -> tuple[list[int], list[range]]:
+    """Return the numbers of the records that are read, and of those that are told as damaged."""
+    read: list[int] = []
+    damaged: list[range] = []
+    start = 0
+    while start < RECORDS:
+        try:
+            for record in store.read(STREAM, shard_id, starting_sequence_number=str(start)):
+                assert record.data.startswith(b"%d" % start)
+                read.append(start)
+                start += 1
+        except CorruptRecordError as error:
+            damaged.append(range(int(error.sequence_number), int(error.last_sequence_number) + 1))
+            start = damaged[-1].stop
+    return read, damaged
+
+
+@pytest.mark.parametrize("damage", ["zero", "ruin", "copy", "copy with number"])
+def test_a_damaged_leaf_costs_its_records_and_no_others(path: Path, clock: Clock, damage: str) -> None:
+    file = DataFile(path)
+    leaf, other = file.leaves(records(0))[50:52]
+    lost = [int.from_bytes(key, "big") for key in file.page(leaf).keys]
+    match damage:
+        case "zero":
+            file.zero(leaf)
+        case "ruin":
+            file.ruin(leaf)
+        case _:
+            file.copy(other, leaf, with_number=damage == "copy with number")
+    with open_store(path, clock) as store:
+        read, damaged = read_around_damage(store, SHARDS[0])
+        assert [number for each in damaged for number in each] == lost
+        assert read == [number for number in range(RECORDS) if number not in lost]
+        assert read_around_damage(store, SHARDS[1]) == (list(range(RECORDS)), [])
+        with pytest.raises(StoreFormatError, match=f"page {leaf} "):
+            engine_of(store).prove([records(0)])
+        engine_of(store).prove([records(1)])
+    assert check_store(path) != []
+
+
+def test_a_put_behind_a_damaged_end_is_refused_and_other_shards_go_on(path: Path, clock: Clock) -> None:
+    file = DataFile(path)
+    file.ruin(file.leaves(records(0))[-1])
+    with open_store(path, clock) as store:
+        for _ in range(2):
+            with pytest.raises(StoreFormatError, match="damaged"):
+                store.put_record(STREAM, b"new", "key", explicit_hash_key=LOWER_HALF)
+        assert store.put_record(STREAM, b"new", "key", explicit_hash_key=UPPER_HALF).sequence_number == str(RECORDS)
+        store.create_stream("t")
+        assert store.put_record("t", b"new", "key").sequence_number == "0"
+
+
+def test_a_put_goes_on_where_only_old_records_are_damaged(path: Path, clock: Clock) -> None:
+    file = DataFile(path)
+    file.zero(file.leaves(records(0))[50])
+    with open_store(path, clock) as store:
+        assert store.put_record(STREAM, b"new", "key", explicit_hash_key=LOWER_HALF).sequence_number == str(RECORDS)
+
+
+def test_what_would_delete_over_damage_is_refused_and_deletes_nothing(path: Path, clock: Clock) -> None:
+    file = DataFile(path)
+    leaf = file.leaves(records(0))[50]
+    file.zero(leaf)
+    with open_store(path, clock) as store:
+        with pytest.raises(StoreFormatError, match="damaged"):
+            store.delete_stream(STREAM)
+        assert store.list_streams().stream_names == (STREAM,)
+        clock.advance(24 * 3_600_000 + 1)
+        with pytest.raises(StoreFormatError, match="damaged"):
+            store.trim(STREAM)
+        store.put_record(STREAM, b"new", "key", explicit_hash_key=LOWER_HALF)
+
+
+def test_damage_to_the_list_of_databases_is_told_when_the_store_is_opened(path: Path, clock: Clock) -> None:
+    file = DataFile(path)
+    assert file.meta.main.root is not None
+    file.zero(file.meta.main.root)
+    before = (path / "data.mdb").read_bytes()
+    with pytest.raises(StoreFormatError, match="the list of databases is damaged"):
+        open_store(path, clock)
+    assert (path / "data.mdb").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_damaged_meta_page_is_told_when_the_store_is_opened(path: Path, clock: Clock, number: int) -> None:
+    DataFile(path).zero(number)
+    with pytest.raises(StoreFormatError, match=f"page {number} is not a meta page"):
+        open_store(path, clock)
+
+
+def test_a_damaged_list_of_free_pages_refuses_each_change_and_no_reading(path: Path, clock: Clock) -> None:
+    file = DataFile(path)
+    assert file.meta.free.root is not None
+    file.zero(file.meta.free.root)
+    with open_store(path, clock) as store:
+        with pytest.raises(StoreFormatError, match="the list of free pages is damaged"):
+            store.put_record(STREAM, b"new", "key")
+        for shard_id in SHARDS:
+            assert read_around_damage(store, shard_id) == (list(range(RECORDS)), [])
+
+
+def test_a_stream_is_proved_before_its_deletion_holds_up_the_others(path: Path, clock: Clock) -> None:
+    puts: list[str] = []
+    prove_more = ReadTransaction.prove_more
+
+    def put_and_prove(transaction: ReadTransaction, database: bytes) -> bool:
+        puts.append(in_thread(lambda: store.put_record("t", b"", "key")).result(WAIT_S).sequence_number)
+        return prove_more(transaction, database)
+
+    with open_store(path, clock) as store:
+        store.create_stream("t")
+        with mock.patch.object(ReadTransaction, "prove_more", put_and_prove):
+            store.delete_stream(STREAM)
+        assert store.list_streams().stream_names == ("t",)
+    assert len(puts) > 4
+    assert puts == [str(number) for number in range(len(puts))]
+    assert check_store(path) == []
+
+
+def test_what_is_proved_is_not_read_again(path: Path, clock: Clock) -> None:
+    reads: list[int] = []
+    read = FolderLock.read
+
+    def count(lock: FolderLock, start: int, count_bytes: int) -> bytes:
+        reads.append(start)
+        return read(lock, start, count_bytes)
+
+    with mock.patch.object(FolderLock, "read", count), open_store(path, clock) as store:
+        opening_count = len(reads)
+        for _ in range(3):
+            for shard_id in SHARDS:
+                assert read_around_damage(store, shard_id) == (list(range(RECORDS)), [])
+        file = DataFile(path)
+        leaf_count = sum(len(file.leaves(records(shard))) for shard in range(2))
+        assert leaf_count <= len(reads) - opening_count
+        proved_count = len(reads)
+        for number in range(20):
+            store.put_record(STREAM, b"%d" % (RECORDS + number), "key")
+        written_count = len(reads) - proved_count  # the list of free pages, once
+        store.put_record(STREAM, b"", "key")
+        for shard_id in SHARDS:
+            list(store.read(STREAM, shard_id))
+        assert len(reads) == proved_count + written_count
+        assert written_count < 10
+
+
+def test_the_way_to_a_key_is_proved_once(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    with StreamStore(path, sync="off"):
+        pass
+    items = [(b"%05d" % number, bytes(1_000)) for number in range(500)]
+    for is_filling in (True, False):
+        engine = Engine(path, initial=None, read_only=False, sync="off")
+        if is_filling:
+            engine.write(partial(WriteTransaction.append, database=b"one", items=items))
+        else:
+            look = partial(ReadTransaction.get, database=b"one", key=items[300][0])
+            with mock.patch.object(FolderLock, "read", side_effect=FolderLock.read, autospec=True) as read:
+                assert engine.read(look) == items[300][1]
+                count = read.call_count
+                assert 0 < count < 10
+                assert engine.read(look) == items[300][1]
+                assert read.call_count == count
+        engine.close()
+
+
+def changes(dice: random.Random, model: dict[bytes, dict[bytes, bytes]]) -> Callable[[WriteTransaction], None]:
+    """Return some changes of any kind, which the model has made behind the call."""
+    steps: list[Callable[[WriteTransaction], None]] = []
+    for _ in range(dice.randint(1, 30)):
+        database = dice.choice(list(model))
+        contents = model[database]
+        key = dice.randbytes(dice.randint(1, 40))
+        value = dice.randbytes(dice.choice((0, 10, 500, 3_000, 20_000)))
+        match dice.choice(("put", "append", "delete", "delete_before")):
+            case "put":
+                contents[key] = value
+                steps.append(partial(WriteTransaction.put, database=database, key=key, value=value))
+            case "append":
+                items = [
+                    ((max(contents, default=b"") + bytes([each]))[:500], value) for each in range(dice.randint(1, 5))
+                ]
+                items = [item for item in sorted(dict(items).items()) if item[0] > max(contents, default=b"")]
+                if items:
+                    contents.update(items)
+                    steps.append(partial(WriteTransaction.append, database=database, items=items))
+            case "delete":
+                if contents:
+                    key = dice.choice(list(contents))
+                    del contents[key]
+                    steps.append(partial(WriteTransaction.delete, database=database, key=key))
+            case _:
+                if dice.random() < 0.2:
+                    for each in [each for each in contents if each < key]:
+                        del contents[each]
+                    steps.append(partial(WriteTransaction.delete_before, database=database, key=key))
+
+    def apply(transaction: WriteTransaction) -> None:
+        for step in steps:
+            step(transaction)
+
+    return apply
+
+
+def items_from(transaction: ReadTransaction, database: bytes, start: bytes) -> list[tuple[bytes, bytes]]:
+    return list(transaction.items_from(database, start))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_lmdb_has_written_is_proved(tmp_path: Path, seed: int) -> None:
+    """Each opening begins with nothing proved, and changes and reads here and there."""
+    dice = random.Random(seed)
+    path = tmp_path / "store"
+    with StreamStore(path, sync="off"):
+        pass
+    model: dict[bytes, dict[bytes, bytes]] = {b"one": {}, b"two": {}, b"three": {}}
+    for _ in range(8):
+        engine = Engine(path, initial=None, read_only=False, sync="off")
+        try:
+            for _ in range(dice.randint(0, 6)):
+                engine.write(changes(dice, model))
+                for database, contents in model.items():
+                    start = dice.randbytes(dice.randint(0, 3))
+                    expected = sorted(item for item in contents.items() if item[0] >= start)
+                    look = partial(items_from, database=database, start=start)
+                    assert engine.read(look) == expected
+            if dice.random() < 0.5:
+                engine.prove(engine.read(ReadTransaction.databases))
+        finally:
+            engine.close()
+
+
+@pytest.fixture(scope="module")
+def sound_pages(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """Return pages of every kind."""
+    path = tmp_path_factory.mktemp("sound") / "store"
+    with StreamStore(path, sync="off") as store:
+        store.create_stream(STREAM)
+        for number in range(100):
+            store.put_record(STREAM, bytes(number * 40), "key", idempotency_key=f"{number}")
+    content = (path / "data.mdb").read_bytes()
+    return [content[start : start + PAGE_BYTES] for start in range(0, len(content), PAGE_BYTES)]
+
+
+@given(
+    page=st.integers(0, 60),
+    changed=st.lists(st.tuples(st.integers(0, PAGE_BYTES - 1), st.integers(1, 255)), min_size=1, max_size=8),
+    near_start=st.booleans(),
+    is_free_list=st.booleans(),
+)
+def test_any_page_is_taken_or_refused_with_its_problem(
+    sound_pages: list[bytes],
+    page: int,
+    changed: list[tuple[int, int]],
+    near_start: bool,
+    is_free_list: bool,
+) -> None:
+    content = bytearray(sound_pages[page])
+    for place, mask in changed:
+        content[place % 64 if near_start else place] ^= mask
+    with contextlib.suppress(DamagedPageError):  # and nothing else
+        assert parse_page(bytes(content), page, is_free_list=is_free_list).keys
