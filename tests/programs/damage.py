@@ -1,7 +1,6 @@
-"""Damages copies of a store, and has a child of its own read each: LMDB may crash on a damaged page.
+"""Cuts copies of a store at every page, and beside it, and has a child of its own read each: LMDB may crash.
 
-    damage PATH flip SEED COUNT [--plant NAME]     flip a random bit behind the meta pages, COUNT times
-    damage PATH cut                                cut the file at every page, and beside it
+    damage PATH
 
 Prints what the children found, a line each: "same", "error <class>", "SILENT <what>", "UNTYPED <class>" or
 "signal <number>".
@@ -9,7 +8,6 @@ Prints what the children found, a line each: "same", "error <class>", "SILENT <w
 
 import argparse
 import os
-import random
 import shutil
 import signal
 import sys
@@ -18,12 +16,10 @@ from pathlib import Path
 
 from streamstore import CorruptRecordError, StorageError, StreamStore, StreamStoreError
 from streamstore.engine import Engine
-from tools.torture import plants
 
 STREAM = "damage"
 SHARD_COUNT = 3
 PAGE_BYTES = 4096
-META_BYTES = 2 * PAGE_BYTES
 CHILD_S = 20
 
 Contents = dict[str, list[tuple[str, bytes, int]]]
@@ -91,34 +87,20 @@ def look_in_child(path: Path, expected: Contents) -> str:
     return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else said
 
 
-def damaged(original: bytes, needed: int, options: argparse.Namespace) -> Iterable[bytes]:
-    if options.kind == "flip":
-        places = random.Random(options.seed)
-        for _ in range(options.count):
-            bit = places.randrange(META_BYTES * 8, needed * 8)
-            changed = bytearray(original)
-            changed[bit // 8] ^= 1 << bit % 8
-            yield bytes(changed)
-    else:
-        for page_start in range(0, needed, PAGE_BYTES):
-            for cut in (page_start, page_start + 1, page_start + PAGE_BYTES - 1):
-                yield original[:cut]
+def cut(original: bytes, needed: int) -> Iterable[bytes]:
+    for page_start in range(0, needed, PAGE_BYTES):
+        for end in (page_start, page_start + 1, page_start + PAGE_BYTES - 1):
+            yield original[:end]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("path", type=Path)
-    parser.add_argument("kind", choices=("flip", "cut"))
-    parser.add_argument("seed", type=int, nargs="?", default=0)
-    parser.add_argument("count", type=int, nargs="?", default=0)
-    parser.add_argument("--plant", choices=plants.NAMES)
-    options = parser.parse_args()
-    plants.plant(options.plant)
-    path: Path = options.path
+    path: Path = parser.parse_args().path
     expected, needed = contents(path)
     original = (path / "data.mdb").read_bytes()
     work = path.with_name("damaged")
-    for changed in damaged(original, needed, options):
+    for changed in cut(original, needed):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         (work / "data.mdb").write_bytes(changed)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar, cast
 from unittest import mock
 
@@ -12,13 +12,14 @@ import lmdb
 
 from streamstore import AsyncStreamStore, disk_format
 from streamstore.consumer import Checkpoint, ConsumerPlace, StreamConsumer
-from streamstore.disk_format import record_key
+from streamstore.disk_format import DamagedValueError, RecordFormat, record_key, sequence_of_record_key
 from streamstore.engine import Engine
 from streamstore.errors import StorageError, StoreFullError, StreamStoreError
 from streamstore.folder import FolderLock, StoreFolder
 from streamstore.idempotency import StreamKeys
-from streamstore.model import EntryLike, PutRecordsResult, ShardCounter, StoredShard, StreamNumber
+from streamstore.model import EntryLike, PutRecordsResult, Record, ShardCounter, StoredShard, StreamNumber
 from streamstore.process import ReaderGate
+from streamstore.proof import Proof
 from streamstore.retention import trim_shard
 from streamstore.shards import PutOutcome, ShardAppender, result_of_put_records
 from streamstore.streams import KnownShard, load_counter
@@ -28,6 +29,14 @@ from streamstore.writer import WaitingRequest, Writer
 T = TypeVar("T")
 Commit = Callable[[Engine, object, object], None]
 _WRITE: Final = Engine.write_unrepaired
+
+
+class DecodeRun(Protocol):
+    """``RecordFormat.decode_run``, not bound."""
+
+    def __call__(
+        self, record_format: RecordFormat, items: Iterable[tuple[bytes, bytes]], first_sequence: int, *, bytes_max: int
+    ) -> tuple[list[Record], DamagedValueError | None]: ...
 
 
 class OpenShard(Protocol):
@@ -44,6 +53,8 @@ NAMES: Final = (
     "no-sync-on-open",
     "no-sync-of-names",
     "no-crc",
+    "no-proof",
+    "sequence-not-checked",
     "keys-in-a-later-commit",
     "no-keys",
     "child-numbered-from-parent",
@@ -81,6 +92,10 @@ def plant(name: str | None) -> None:
         mock.patch.object(StoreFolder, "sync_names").start()
     elif name == "no-crc":
         mock.patch.object(disk_format, "crc32", return_value=0).start()
+    elif name == "no-proof":
+        mock.patch("streamstore.engine.Proof", _prove_nothing).start()
+    elif name == "sequence-not-checked":
+        mock.patch.object(RecordFormat, "decode_run", _decode_any_run()).start()
     elif name == "keys-in-a-later-commit":
         mock.patch.object(StreamKeys, "_save_added", _save_those_of_the_commit_before()).start()
     elif name == "no-keys":
@@ -126,6 +141,30 @@ def plant(name: str | None) -> None:
         mock.patch.object(Engine, "write_unrepaired", _write_and_say_full).start()
     elif name == "wrong-thread":
         mock.patch.object(Engine, "_commit", _commit_on_another_thread()).start()
+
+
+def _prove_nothing(read: Callable[[int, int], bytes], *, is_layout_known: bool) -> Proof:
+    del is_layout_known
+    return Proof(read, is_layout_known=False)
+
+
+def _decode_any_run() -> DecodeRun:
+    """Decode records as if any number might follow any other."""
+    decode_run = cast(DecodeRun, vars(RecordFormat)["decode_run"])
+
+    def decode(
+        record_format: RecordFormat, items: Iterable[tuple[bytes, bytes]], first_sequence: int, *, bytes_max: int
+    ) -> tuple[list[Record], DamagedValueError | None]:
+        del first_sequence
+        records: list[Record] = []
+        for item in items:
+            found, damage = decode_run(record_format, [item], sequence_of_record_key(item[0]), bytes_max=bytes_max)
+            if damage is not None:
+                return records, damage
+            records += found
+        return records, None
+
+    return decode
 
 
 def _open_environments(**flags: bool) -> None:

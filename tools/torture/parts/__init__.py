@@ -5,6 +5,7 @@ from typing import Final
 from tools.torture.part import Part
 from tools.torture.parts import (
     alarms,
+    damage,
     disk_full,
     failed_sync,
     hazards,
@@ -33,6 +34,7 @@ _PARTS: Final[tuple[Part, ...]] = (
     hazards.PART,
     failed_sync.PART,
     recovery.PART,
+    damage.PART,
     malformed.PART,
     memory.PART,
     interrupts.PART,
