@@ -169,6 +169,8 @@ class Engine:
                 self._open_handle(missing.database)
             except lmdb.Error as error:
                 self._prepare_to_read_again(error)
+            except OSError as error:
+                raise translate(error, "read") from error
 
     def prove(self, databases: Iterable[bytes]) -> None:
         """Prove every page of the databases, some in each snapshot, so that nobody waits for it to end.

@@ -11,6 +11,7 @@ Knows named databases and keys, never what they mean. Nothing here locks: two th
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice, repeat
 from typing import Final, NamedTuple
 
@@ -132,7 +133,7 @@ class Proof:
     """What is proved of a file since it was opened.
 
     The functions that prove are given what returns the entry of a database in the snapshot of the caller. Their
-    ``StoreFormatError`` leaves everything as it was.
+    ``StoreFormatError`` leaves everything as it was, and so does an ``OSError``: what cannot be read is not damaged.
     """
 
     def __init__(self, read: ReadFile, *, is_layout_known: bool) -> None:
@@ -217,7 +218,7 @@ class Proof:
             self._prove_beside(
                 database, proved, tree, first, self._ahead(database, proved, tree, last) if last > first else last
             )
-        except DamagedPageError:  # perhaps only ahead
+        except (DamagedPageError, OSError):  # perhaps only ahead
             try:
                 self._prove_beside(database, proved, tree, first, last)
             except DamagedPageError as error:
@@ -259,15 +260,21 @@ class Proof:
         _, stop = found
         if stop is None:
             return Run(key)
-        self._reach_on(database, proved, tree, stop)
+        with suppress(OSError):  # which is for who goes on there
+            self._reach_on(database, proved, tree, stop)
         if proved.reachable.around(stop) is not None:
             return Run(key, stop=stop, next_key=stop)
-        count = 0
-        for leaf in self._leaves(database, tree, key):
-            if leaf.low >= stop:
-                break
+        return Run(key, key_count=self._count(database, tree, key, stop), next_key=stop)
+
+    def _count(self, database: bytes, tree: Tree, key: bytes, stop: bytes) -> int:
+        """Return how many keys there are from ``key`` on and in front of ``stop``, where a leaf ends."""
+        count, counted_to = 0, b""
+        leaves = self._leaves(database, tree, key)
+        while counted_to != stop:
+            leaf = next(leaves)
             count += len(leaf.keys) - bisect_left(leaf.keys, key)
-        return Run(key, key_count=count, next_key=stop)
+            counted_to = leaf.high or stop
+        return count
 
     def _contact(self, database: bytes, stored_tree: StoredTree) -> tuple[_Proved, Tree] | None:
         """Return what is proved of a database and its tree; None: it is all proved, as a small one is at once."""
@@ -292,11 +299,15 @@ class Proof:
     def _reach_on(self, database: bytes, proved: _Proved, tree: Tree, key: bytes) -> _Leaf | None:
         """Prove the ways to the keys of some leaves from ``key`` on. Returns the damaged one that ended it."""
         low, high, damaged = None, None, None
-        for leaf in islice(self._leaves(database, tree, key), proved.leaves_ahead()):
-            if leaf.problem is not None:
-                damaged = leaf
-                break
-            low, high = leaf.low if low is None else low, leaf.high
+        try:
+            for leaf in islice(self._leaves(database, tree, key), proved.leaves_ahead()):
+                if leaf.problem is not None:
+                    damaged = leaf
+                    break
+                low, high = leaf.low if low is None else low, leaf.high
+        except OSError:
+            if low is None:
+                raise
         if low is not None:
             proved.reachable.add(low, high)
         return damaged
@@ -388,7 +399,7 @@ class Proof:
                 count += 1
             try:
                 content = self._read_at(numbers[place], count * self._page_bytes)
-            except DamagedPageError:  # perhaps only of a page behind it
+            except (DamagedPageError, OSError):  # perhaps only of a page behind it
                 content = b""
             for start in range(0, count * self._page_bytes, self._page_bytes):
                 yield content[start : start + self._page_bytes]
@@ -415,10 +426,7 @@ class Proof:
     def _read_at(self, number: int, count_bytes: int) -> bytes:
         if number > PAGES_MAX:
             raise DamagedPageError(number, "is behind the end of any file")
-        try:
-            return self._read(number * self._page_bytes, count_bytes)
-        except OSError as error:
-            raise DamagedPageError(number, f"cannot be read: {error}") from error
+        return self._read(number * self._page_bytes, count_bytes)
 
     def _bad_places(self, database: bytes, page: Page) -> tuple[list[int], str | None]:
         """Return the places of the keys whose large values are not where the page says, and what is wrong with one."""

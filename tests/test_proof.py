@@ -1,6 +1,8 @@
 """Laws of the proof of pages: what LMDB writes is proved, once, and what is damaged is told before LMDB touches it."""
 
 import contextlib
+import errno
+import os
 import random
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamstore import CorruptRecordError, StoreFormatError, StreamStore
+from streamstore import CorruptRecordError, StorageError, StoreFormatError, StreamStore
 from streamstore.check import check_store
 from streamstore.disk_format import records_database
 from streamstore.engine import Engine
@@ -139,6 +141,30 @@ def test_a_damaged_leaf_costs_its_records_and_no_others(path: Path, clock: Clock
             engine_of(store).prove([records(0)])
         engine_of(store).prove([records(1)])
     assert check_store(path) != []
+
+
+def test_what_cannot_be_read_is_not_damaged_and_is_read_when_it_can_be(path: Path, clock: Clock) -> None:
+    file = DataFile(path)
+    leaf = file.leaves(records(0))[50]
+    first = int.from_bytes(file.page(leaf).keys[0], "big")
+    read = FolderLock.read
+
+    def fail(lock: FolderLock, start: int, count_bytes: int) -> bytes:
+        if start <= leaf * PAGE_BYTES < start + count_bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(lock, start, count_bytes)
+
+    with open_store(path, clock) as store:
+        with mock.patch.object(FolderLock, "read", fail):
+            assert store.get_records(iterator_at(store, 0), limit=first).records[-1].sequence_number == str(first - 1)
+            with pytest.raises(StorageError) as raised:
+                store.get_records(iterator_at(store, first))
+        assert type(raised.value) is StorageError
+        assert read_around_damage(store, SHARDS[0]) == (list(range(RECORDS)), [])
+
+
+def iterator_at(store: StreamStore, number: int) -> str:
+    return store.get_shard_iterator(STREAM, SHARDS[0], "AT_SEQUENCE_NUMBER", starting_sequence_number=str(number))
 
 
 def test_a_put_behind_a_damaged_end_is_refused_and_other_shards_go_on(path: Path, clock: Clock) -> None:

@@ -113,7 +113,7 @@ PART: Final = Part(
         "word about what is stored, and a store that goes on when the fault is gone."
     ),
     unit="faults",
-    sizes={"ci": Amount(), "release": Amount()},
+    sizes={"ci": Amount(cases=2_000), "release": Amount()},
     run=_run,
     lacks=lacks_gcc,
     needs="calls",
