@@ -52,6 +52,8 @@ _META: Final = struct.Struct("<IIQQ")  # magic, version, address, map size; then
 _META_END: Final = struct.Struct("<QQ")  # last page, transaction
 _TREE: Final = struct.Struct("<IHHQQQQQ")  # pad, flags, depth, branches, leaves, overflows, entries, root
 _NODE: Final = struct.Struct("<HHHH")  # two of the size or page number, flags or the rest of that, size of the key
+_RECORD_KEY_BYTES: Final = 8
+_RECORD_NODE: Final = struct.Struct("<HHHH8s")
 _OFFSET_BYTES: Final = 2
 _INTEGER_KEYS: Final = 0x08  # of the list of free pages
 _PAGE_NUMBER: Final = struct.Struct("<Q")
@@ -384,6 +386,9 @@ def _parse_meta(page: bytes, number: int) -> Meta:
 
 
 def _parse_branch(page: bytes, number: int, offsets: Sequence[int]) -> tuple[Page, list[int]]:
+    of_records = _parse_branch_of_records(page, offsets)
+    if of_records is not None:
+        return of_records
     keys: list[bytes] = []
     children: list[int] = []
     ends: list[int] = []
@@ -397,6 +402,22 @@ def _parse_branch(page: bytes, number: int, offsets: Sequence[int]) -> tuple[Pag
         children.append(low | high << 16 | highest << 32)
         ends.append(end + end % 2)
     return Page(keys, children, [], {}), ends
+
+
+def _parse_branch_of_records(page: bytes, offsets: Sequence[int]) -> tuple[Page, list[int]] | None:
+    """Return what a branch says that appending records has made, in a third of the time; None: it is another one.
+
+    Its first key is empty, and the others of eight bytes lie in front of it, the last one first.
+    """
+    first_offset = len(page) - _NODE.size
+    if offsets != tuple(range(first_offset, first_offset - _RECORD_NODE.size * len(offsets), -_RECORD_NODE.size)):
+        return None
+    nodes = [(*_NODE.unpack_from(page, first_offset), b"")]
+    nodes += reversed(list(_RECORD_NODE.iter_unpack(page[offsets[-1] : first_offset])))
+    if nodes[0][3] != 0 or any(node[3] != _RECORD_KEY_BYTES for node in nodes[1:]):
+        return None
+    children = [node[0] | node[1] << 16 | node[2] << 32 for node in nodes]
+    return Page([node[4] for node in nodes], children, [], {}), [len(page), *offsets[:-1]]
 
 
 def _parse_leaf(page: bytes, number: int, offsets: Sequence[int], *, is_free_list: bool) -> tuple[Page, list[int]]:

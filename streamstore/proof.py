@@ -36,8 +36,8 @@ __all__ = ["Proof", "Run"]
 
 SMALL_TREE_PAGES: Final = 16
 """A tree of so many pages is proved at once."""
-LEAVES_AHEAD_MIN: Final = 16
-LEAVES_AHEAD_MAX: Final = 1_024
+LEAVES_AHEAD_MIN: Final = 32
+LEAVES_AHEAD_MAX: Final = 256
 """Proved at once of what is read or deleted in order: twice as many each time, for the branches are read again."""
 PAGES_AT_ONCE: Final = 16
 META_ATTEMPTS: Final = 20
@@ -115,18 +115,23 @@ class _Ranges:
 class _Proved:
     """What is proved of a database: to which keys LMDB may go, and which it may delete."""
 
-    __slots__ = ("_leaves_ahead", "deletable", "reachable")
+    __slots__ = ("_leaves_ahead", "_next_key", "deletable", "reachable")
 
     def __init__(self) -> None:
         self.reachable = _Ranges()
         self.deletable = _Ranges()
         self._leaves_ahead = LEAVES_AHEAD_MIN
+        self._next_key: bytes | None = None
 
-    def leaves_ahead(self) -> int:
-        """Return how many leaves to prove now."""
-        count = self._leaves_ahead
-        self._leaves_ahead = min(2 * count, LEAVES_AHEAD_MAX)
+    def leaves_ahead(self, key: bytes) -> int:
+        """Return how many leaves to prove from the key on."""
+        in_order = key == self._next_key
+        count = self._leaves_ahead = min(2 * self._leaves_ahead, LEAVES_AHEAD_MAX) if in_order else LEAVES_AHEAD_MIN
         return count
+
+    def reached(self, next_key: bytes | None) -> None:
+        """Remember to where that came: who goes on there reads in order."""
+        self._next_key = next_key
 
 
 class Proof:
@@ -188,12 +193,13 @@ class Proof:
 
     def prove_reach(self, database: bytes, key: bytes, stored_tree: StoredTree) -> None:
         """Prove the way to a key."""
+        known = self._proved.get(database)
+        if known is not None and known.reachable.around(key) is not None:
+            return
         contact = self._contact(database, stored_tree)
         if contact is None:
             return
         proved, tree = contact
-        if proved.reachable.around(key) is not None:
-            return
         leaf = next(self._leaves(database, tree, key))
         if leaf.problem is None:
             proved.reachable.add(leaf.low, leaf.high)
@@ -206,13 +212,15 @@ class Proof:
 
     def prove_change(self, database: bytes, first: bytes, last: bytes, stored_tree: StoredTree) -> None:
         """Prove the ways to the keys from ``first`` to ``last``, and what LMDB touches beside them when it deletes."""
+        known = self._proved.get(database)
+        if known is not None:
+            found = known.deletable.around(first)
+            if found is not None and (found[1] is None or last < found[1]):
+                return
         contact = self._contact(database, stored_tree)
         if contact is None:
             return
         proved, tree = contact
-        found = proved.deletable.around(first)
-        if found is not None and (found[1] is None or last < found[1]):
-            return
         assert tree.root is not None
         try:
             self._prove_beside(
@@ -300,7 +308,7 @@ class Proof:
         """Prove the ways to the keys of some leaves from ``key`` on. Returns the damaged one that ended it."""
         low, high, damaged = None, None, None
         try:
-            for leaf in islice(self._leaves(database, tree, key), proved.leaves_ahead()):
+            for leaf in islice(self._leaves(database, tree, key), proved.leaves_ahead(key)):
                 if leaf.problem is not None:
                     damaged = leaf
                     break
@@ -310,12 +318,13 @@ class Proof:
                 raise
         if low is not None:
             proved.reachable.add(low, high)
+            proved.reached(high)
         return damaged
 
     def _ahead(self, database: bytes, proved: _Proved, tree: Tree, key: bytes) -> bytes:
         """Return a key some leaves behind ``key``, so that the next change need not prove so much again."""
         last_key = key
-        for leaf in islice(self._leaves(database, tree, key), proved.leaves_ahead()):
+        for leaf in islice(self._leaves(database, tree, key), proved.leaves_ahead(key)):
             if leaf.problem is None:
                 last_key = leaf.keys[-1]
         return max(key, last_key)

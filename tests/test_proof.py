@@ -53,13 +53,22 @@ class DataFile:
 
     def leaves(self, database: bytes) -> list[int]:
         """Return the numbers of the leaves of a database, in the order of their keys."""
+        return self._leaves_of(self._tree(database))
+
+    def branch(self, database: bytes) -> tuple[int, bytes]:
+        """Return the root of a database and its number."""
+        root = self._tree(database).root
+        assert root is not None
+        return root, self._content_of(root)
+
+    def _tree(self, database: bytes) -> Tree:
         (tree,) = [
             parse_tree(page.values[place])
             for page in map(self.page, self._leaves_of(self.meta.main))
             for place, key in enumerate(page.keys)
             if key == database
         ]
-        return self._leaves_of(tree)
+        return tree
 
     def _leaves_of(self, tree: Tree) -> list[int]:
         numbers = [] if tree.root is None else [tree.root]
@@ -369,6 +378,32 @@ def sound_pages(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
             store.put_record(STREAM, bytes(number * 40), "key", idempotency_key=f"{number}")
     content = (path / "data.mdb").read_bytes()
     return [content[start : start + PAGE_BYTES] for start in range(0, len(content), PAGE_BYTES)]
+
+
+def test_a_branch_of_records_is_parsed_at_once_as_it_is_one_by_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = DataFile(path)
+    number, content = file.branch(records(0))
+    dice = random.Random(1)
+    pages = [content]
+    for _ in range(2_000):
+        changed = bytearray(content)
+        for _ in range(dice.randint(1, 2)):
+            changed[dice.randrange(len(changed))] ^= 1 << dice.randrange(8)
+        pages.append(bytes(changed))
+    at_once = [parsed_or_not(page, number) for page in pages]
+    monkeypatch.setattr("streamstore.pages._RECORD_KEY_BYTES", -1)
+    one_by_one = [parsed_or_not(page, number) for page in pages]
+    assert at_once[0] is not None
+    assert len(at_once[0].children) > 50
+    assert at_once == one_by_one
+    assert 100 < at_once.count(None) < len(pages) - 100
+
+
+def parsed_or_not(page: bytes, number: int) -> Page | None:
+    try:
+        return parse_page(page, number)
+    except DamagedPageError:
+        return None
 
 
 @given(
