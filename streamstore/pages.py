@@ -412,12 +412,14 @@ def _parse_branch_of_records(page: bytes, offsets: Sequence[int]) -> tuple[Page,
     first_offset = len(page) - _NODE.size
     if offsets != tuple(range(first_offset, first_offset - _RECORD_NODE.size * len(offsets), -_RECORD_NODE.size)):
         return None
-    nodes = [(*_NODE.unpack_from(page, first_offset), b"")]
-    nodes += reversed(list(_RECORD_NODE.iter_unpack(page[offsets[-1] : first_offset])))
-    if nodes[0][3] != 0 or any(node[3] != _RECORD_KEY_BYTES for node in nodes[1:]):
+    low, high, highest, first_key_bytes = _NODE.unpack_from(page, first_offset)
+    others = list(_RECORD_NODE.iter_unpack(page[offsets[-1] : first_offset]))
+    others.reverse()
+    if first_key_bytes != 0 or any(node[3] != _RECORD_KEY_BYTES for node in others):
         return None
-    children = [node[0] | node[1] << 16 | node[2] << 32 for node in nodes]
-    return Page([node[4] for node in nodes], children, [], {}), [len(page), *offsets[:-1]]
+    children = [low | high << 16 | highest << 32]
+    children += [low | high << 16 | highest << 32 for low, high, highest, _, _ in others]
+    return Page([b"", *(key for *_, key in others)], children, [], {}), [len(page), *offsets[:-1]]
 
 
 def _parse_leaf(page: bytes, number: int, offsets: Sequence[int], *, is_free_list: bool) -> tuple[Page, list[int]]:

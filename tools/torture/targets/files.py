@@ -14,7 +14,17 @@ from streamstore.cli.ending import CommandError
 from streamstore.cli.lines import NEWLINE, read_lines, record_data
 from streamstore.cli.verify import LineComparison
 from streamstore.model import HashKeyRange, ListShardsResult, Record, SequenceNumberRange, Shard
-from streamstore.pages import PageFile
+from streamstore.pages import (
+    META_PAGES,
+    DamagedPageError,
+    PageFile,
+    page_bytes_of,
+    parse_free_pages,
+    parse_metas,
+    parse_overflow,
+    parse_page,
+    parse_tree,
+)
 from streamstore.salvage import salvage_store
 from streamstore.wire.credentials import CredentialsError, load_credentials
 from tools.torture.targets.target import BrokenLawError, Pieces, Target, written
@@ -151,6 +161,55 @@ def _salvage_seeds() -> Sequence[bytes]:
     return [b"\0", *(written(0, b"\xff" * 40, page, 0, 0) for page in range(pages)), written(1, 128, 0)]
 
 
+def _look_at_proof(data: bytes) -> None:
+    """What LMDB is let touch, or not: a page, one of the list of free pages, the meta pages, and what is on them."""
+    content = data[1:]
+    number = int.from_bytes(content[:8], "little")
+    with suppress(DamagedPageError, ValueError):
+        match data[0] % 6 if data else 0:
+            case 0 | 1 as is_free_list:
+                page = parse_page(content, number, is_free_list=bool(is_free_list))
+                if len(set(page.keys)) < len(page.keys):
+                    raise BrokenLawError(f"a page with a key twice was taken: {page}")
+            case 2:
+                older, newer = parse_metas(content, page_bytes_of(content))
+                if newer.commit_number - older.commit_number != 1:
+                    raise BrokenLawError(f"meta pages were taken of the commits {older} and {newer}")
+            case 3:
+                parse_tree(content)
+            case 4:
+                if len(free := parse_free_pages(content, 2**20)) != len(set(free)):
+                    raise BrokenLawError(f"a free page was taken twice: {free}")
+            case _:
+                parse_overflow(content, number)
+
+
+def _proof_seeds() -> Sequence[bytes]:
+    """Return each kind of page, and each value that says where pages are, of a store that has a branch."""
+    path = _folder() / "proved"
+    with StreamStore(path, sync="off", clock=lambda: NOW_MS) as store:
+        store.create_stream("s", shard_count=1)
+        for _ in range(4):
+            store.put_records("s", [(bytes(300), "key")] * 100)
+        store.put_record("s", *LARGE_RECORD)
+    content = (path / DATA_FILE).read_bytes()
+    _remove(path)
+    _, meta = parse_metas(content, PAGE_BYTES)
+    seeds = [b"\2" + content[: 2 * PAGE_BYTES]]
+    for number in range(META_PAGES, meta.last_page + 1):
+        page = content[number * PAGE_BYTES : (number + 1) * PAGE_BYTES]
+        with suppress(DamagedPageError):
+            values = list(parse_page(page, number).values.values())
+            seeds += [b"\0" + page, *(b"\3" + value for value in values)]
+        with suppress(DamagedPageError):
+            parse_overflow(page[:16], number)
+            seeds.append(b"\5" + page[:16])
+    assert meta.free.root is not None
+    free = content[meta.free.root * PAGE_BYTES : (meta.free.root + 1) * PAGE_BYTES]
+    values = list(parse_page(free, meta.free.root, is_free_list=True).values.values())
+    return [*seeds, b"\1" + free, *(b"\4" + value for value in values)]
+
+
 def _look_at_credentials(data: bytes) -> None:
     _with_file(data, _load_credentials)
 
@@ -210,6 +269,7 @@ def _look_at_comparison(data: bytes) -> None:
 
 TARGETS: Final = (
     Target("pages", _look_at_pages, _page_seeds, bytes_max=2**17, ci_executions=300),
+    Target("proof", _look_at_proof, _proof_seeds, bytes_max=2 * PAGE_BYTES + 1),
     Target("salvage", _look_at_salvage, _salvage_seeds, ci_executions=30),
     Target("credentials", _look_at_credentials, lambda: [KEYS], bytes_max=1_024, ci_executions=2_000),
     Target("lines", _look_at_lines, lambda: [b"one\ntwo\r\n\nfour"], ci_executions=2_000),
