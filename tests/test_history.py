@@ -221,3 +221,13 @@ def test_a_record_with_other_data_is_nobodys() -> None:
     assert label_of(data) == "p/0/0/1"
     assert label_of(data[:-1]).startswith(DAMAGED)
     assert label_of(data.replace(b"p", b"q")).startswith(DAMAGED)
+
+
+@pytest.mark.parametrize(("last_read_ns", "is_found"), [(20, True), (2_000, False)])
+def test_of_a_call_that_was_cut_off_some_may_expire_unread_and_nothing_else_may_be_missing(
+    last_read_ns: int, is_found: bool
+) -> None:
+    part = Seen(0, "k/0/0/2", "=0", EPOCH_MS + 11)
+    history = History(CLOCK, retention_ms=RETENTION_MS, is_complete=False)
+    history.add([Page(15, 16, "s0", 0, (part,), True), Page(last_read_ns, last_read_ns + 1, "s0", 1, (), True)])
+    assert any("stored in part" in problem for problem in check_history(history)) == is_found

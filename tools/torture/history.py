@@ -263,9 +263,19 @@ def _no_record_is_stored_twice(history: History) -> Iterator[str]:
 
 
 def _records_come_from_producers(history: History) -> Iterator[str]:
-    """Whoever was killed may leave the one call that was under way, whole or not at all."""
+    """Whoever was killed may leave the one call that was under way, whole or not at all.
+
+    Of that one, some records may have expired before anybody read them.
+    """
     acknowledged = {put.label for put in history.puts}
-    read = {label for shard in history.shards.values() for labels in shard.labels.values() for label in labels}
+    arrivals_ms = {
+        label: min(shard.arrivals_ms[sequence], default=BASE_MS)
+        for shard in history.shards.values()
+        for sequence, labels in shard.labels.items()
+        for label in labels
+    }
+    read = arrivals_ms.keys()
+    horizon_ms = history.horizon_ms(max((page.end_ns for page in history.pages), default=0))
     last_calls: dict[str, int] = defaultdict(lambda: -1)
     for label in acknowledged:
         producer, call, _ = _place_of(label)
@@ -280,7 +290,7 @@ def _records_come_from_producers(history: History) -> Iterator[str]:
     calls: dict[tuple[str, int], int] = defaultdict(int)
     sizes: dict[tuple[str, int], int] = {}
     for label in acknowledged | read:
-        if not label.startswith(DAMAGED):
+        if not label.startswith(DAMAGED) and (label in acknowledged or arrivals_ms[label] >= horizon_ms):
             producer, call, _ = _place_of(label)
             calls[producer, call] += 1
             sizes[producer, call] = int(label.rpartition("/")[2])

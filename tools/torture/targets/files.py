@@ -35,6 +35,7 @@ NOW_MS: Final = 1_700_000_000_000
 DATA_FILE: Final = "data.mdb"
 PRIVATE: Final = 0o600
 PAGE_BYTES: Final = 4_096
+HEADER_BYTES: Final = 16
 RECORDS: Final = tuple((b"data %d " % number * (1 + number % 5), f"key {number}") for number in range(30))
 LARGE_RECORD: Final = (b"large " * 2_000, "large")
 ACTIONS: Final = ("PutRecord", "PutRecords", "GetRecords")
@@ -181,7 +182,7 @@ def _look_at_proof(data: bytes) -> None:
                 if len(free := parse_free_pages(content, 2**20)) != len(set(free)):
                     raise BrokenLawError(f"a free page was taken twice: {free}")
             case _:
-                parse_overflow(content, number)
+                parse_overflow(content[:HEADER_BYTES], number)
 
 
 def _proof_seeds() -> Sequence[bytes]:
@@ -202,8 +203,8 @@ def _proof_seeds() -> Sequence[bytes]:
             values = list(parse_page(page, number).values.values())
             seeds += [b"\0" + page, *(b"\3" + value for value in values)]
         with suppress(DamagedPageError):
-            parse_overflow(page[:16], number)
-            seeds.append(b"\5" + page[:16])
+            parse_overflow(page[:HEADER_BYTES], number)
+            seeds.append(b"\5" + page[:HEADER_BYTES])
     assert meta.free.root is not None
     free = content[meta.free.root * PAGE_BYTES : (meta.free.root + 1) * PAGE_BYTES]
     values = list(parse_page(free, meta.free.root, is_free_list=True).values.values())
