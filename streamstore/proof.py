@@ -275,13 +275,12 @@ class Proof:
         return Run(key, key_count=self._count(database, tree, key, stop), next_key=stop)
 
     def _count(self, database: bytes, tree: Tree, key: bytes, stop: bytes) -> int:
-        """Return how many keys there are from ``key`` on and in front of ``stop``, where a leaf ends."""
-        count, counted_to = 0, b""
-        leaves = self._leaves(database, tree, key)
-        while counted_to != stop:
-            leaf = next(leaves)
+        """Return how many keys there are from ``key`` on, up to the leaf that ends at ``stop`` or behind it."""
+        count = 0
+        for leaf in self._leaves(database, tree, key):
             count += len(leaf.keys) - bisect_left(leaf.keys, key)
-            counted_to = leaf.high or stop
+            if leaf.high is None or leaf.high >= stop:
+                break  # and what is at ``stop`` is not read, which perhaps cannot be
         return count
 
     def _contact(self, database: bytes, stored_tree: StoredTree) -> tuple[_Proved, Tree] | None:

@@ -238,8 +238,9 @@ class WriteTransaction(ReadTransaction):
                     found = cursor.key() != b""  # it stands on the next key, or behind the last
 
     def put_all(self, database: bytes, items: list[tuple[bytes, bytes]]) -> None:
-        for key, _ in items:
-            self._prove_change(database, key, key)
+        if database not in self._proof.whole:
+            for key, _ in items:
+                self._prove_change(database, key, key)
         with self._transaction.cursor(self._created(database)) as cursor:
             cursor.putmulti(items)
         self.need.put_all(items)
