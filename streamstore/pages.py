@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 __all__ = [
-    "DEPTH_MAX",
     "META_BYTES_MAX",
     "META_PAGES",
     "DamagedPageError",
@@ -74,7 +73,6 @@ class Tree(NamedTuple):
     depth: int = 0
     tree_pages: int = 0
     """Branches and leaves."""
-    overflow_pages: int = 0
 
 
 class Meta(NamedTuple):
@@ -263,8 +261,8 @@ def _header(page: bytes) -> tuple[int, int, int, int, int]:
 
 
 def _tree(page: bytes, start: int) -> Tree:
-    _, _, depth, branches, leaves, overflows, entries, root = _TREE.unpack_from(page, start)
-    return Tree(None if root == _NO_PAGE else root, entries, depth, branches + leaves, overflows)
+    _, _, depth, branches, leaves, _, entries, root = _TREE.unpack_from(page, start)
+    return Tree(None if root == _NO_PAGE else root, entries, depth, branches + leaves)
 
 
 def page_bytes_of(start: bytes) -> int:

@@ -39,6 +39,7 @@ SMALL_TREE_PAGES: Final = 16
 LEAVES_AHEAD_MIN: Final = 32
 LEAVES_AHEAD_MAX: Final = 256
 """Proved at once of what is read or deleted in order: twice as many each time, for the branches are read again."""
+assert SMALL_TREE_PAGES <= LEAVES_AHEAD_MIN, "a small tree is proved by the first look"
 PAGES_AT_ONCE: Final = 16
 META_ATTEMPTS: Final = 20
 PAGE_HEADER_BYTES: Final = 16
