@@ -63,7 +63,9 @@ class Machine:
             self._disk.lose_power()
             time.sleep(AFTERLIFE_S)
         ordeal.add("records acknowledged", self._ledger.hear(crew.ends()))
+        checks_before = self._disk.checks
         damage = self._disk.repair()
+        ordeal.add("rounds that needed e2fsck", self._disk.checks - checks_before)
         if damage is not None:
             return [f"e2fsck could not mend the disk: {damage}"]
         with self._disk.mounted():
