@@ -216,8 +216,8 @@ def _awaited(
 class AsyncStreamStore:
     """A ``StreamStore`` for asyncio: ``async with AsyncStreamStore(path) as store``. The arguments are the same.
 
-    Every operation here is the one of ``StreamStore`` with the same arguments, results and errors; ``submit_record``
-    and ``ingest`` are not here, because tasks share commits anyway. One object may be used by several event loops in
+    Every operation here is the one of ``StreamStore`` with the same arguments, results and errors; ``ingest`` is not
+    here, because tasks share commits anyway. One object may be used by several event loops in
     several threads. Cancelling a task that waits for a put ends its waiting, not the put: the record is then stored or
     not, and no other waiter notices.
     """
@@ -284,15 +284,40 @@ class AsyncStreamStore:
         idempotency_key: str | None = None,
     ) -> PutRecordResult:
         """See ``StreamStore.put_record``. Calls of one task are stored in their order."""
-        change, payload_bytes = self.opened.change_of_put_record(
-            stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering, idempotency_key
+        return await self.submit_record(
+            stream_name,
+            data,
+            partition_key,
+            explicit_hash_key=explicit_hash_key,
+            sequence_number_for_ordering=sequence_number_for_ordering,
+            idempotency_key=idempotency_key,
         )
-        return await self._submit(change, payload_bytes)
 
     async def put_records(self, stream_name: str, records: Sequence[EntryLike]) -> PutRecordsResult:
         """See ``StreamStore.put_records``."""
         change, payload_bytes = self.opened.change_of_put_records(stream_name, records)
         return result_of_put_records(await self._submit(change, payload_bytes))
+
+    def submit_record(
+        self,
+        stream_name: str,
+        data: bytes | bytearray | memoryview,
+        partition_key: str,
+        *,
+        explicit_hash_key: str | None = None,
+        sequence_number_for_ordering: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> "asyncio.Future[PutRecordResult]":
+        """Like ``put_record``, but return a future of the running loop at once: it costs a task less.
+
+        The order of submission is the order in the shard. Never waits: who submits without awaiting bounds what is on
+        its way. Cancelling the future does not take the record back. Raises at once what ``StreamStore.submit_record``
+        does, and ``StorageError``; all other errors come through the future.
+        """
+        change, payload_bytes = self.opened.change_of_put_record(
+            stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering, idempotency_key
+        )
+        return self._submit(change, payload_bytes)
 
     async def read(
         self, stream_name: str, shard_id: str, *, starting_sequence_number: str | None = None

@@ -1,11 +1,12 @@
 """Laws of AsyncStreamStore: it is StreamStore, awaited: the same operations, parameters, results and errors."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import gc
 import inspect
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
@@ -30,7 +31,6 @@ T = TypeVar("T")
 SHARD: Final = "shard-000000"
 
 NOT_AWAITED: Final = {
-    "submit_record": "a task of put_record is its future",
     "ingest": "it waits in the thread that iterates; give it one of its own",
     "change_of_put_record": "for AsyncStreamStore itself",
     "change_of_put_records": "for AsyncStreamStore itself",
@@ -124,7 +124,7 @@ def test_every_operation_has_the_same_parameters() -> None:
 
 def test_every_operation_returns_the_same_type() -> None:
     ours, awaited = operations_of(StreamStore), operations_of(AsyncStreamStore)
-    for name in awaited.keys() - ITERATED:
+    for name in awaited.keys() - ITERATED - {"submit_record"}:  # whose future is one of asyncio
         assert awaited[name].return_annotation == ours[name].return_annotation, name
 
 
@@ -238,6 +238,10 @@ SCENARIO: Final[list[Call]] = [
     ("backup", (".",), {"compact": True}),
     ("create_stream", ("throttled",), {"read_quota": True}),
     ("put_record", ("throttled", b"owed", "k"), {}),
+    ("submit_record", ("s", b"submitted", "k"), {"idempotency_key": "once"}),
+    ("submit_record", ("s", b"submitted", "k"), {"idempotency_key": "once"}),
+    ("submit_record", ("unknown", b"", "k"), {}),
+    ("submit_record", ("s", b"", ""), {}),
     ("get_shard_iterator", ("throttled", SHARD, "TRIM_HORIZON"), {}),
     ("get_records", (TOKEN,), {}),
     ("get_records", (TOKEN,), {}),
@@ -250,6 +254,7 @@ SCENARIO: Final[list[Call]] = [
     ("close", (), {}),
     ("close", (), {}),
     ("put_record", ("s", b"", "k"), {}),
+    ("submit_record", ("s", b"", "k"), {}),
     ("list_streams", (), {}),
 ]
 
@@ -265,7 +270,9 @@ async def outcomes_of(store: object) -> list[object]:
                 *(token if value is TOKEN else value for value in arguments),
                 **{option: token if value is TOKEN else value for option, value in options.items()},
             )
-            if inspect.iscoroutine(result):
+            if isinstance(result, concurrent.futures.Future):
+                result = cast(object, result.result())
+            elif inspect.isawaitable(result):
                 result = cast(object, await result)
             if name in ITERATED:
                 result = await listed(result)
@@ -322,7 +329,7 @@ def test_outside_of_async_with_every_operation_finds_the_store_closed(path: Path
 
     async def use(store: AsyncStreamStore) -> None:
         result = cast(Callable[..., object], getattr(store, name))(*arguments, **options)
-        await (cast(Coroutine[object, object, object], result) if inspect.iscoroutine(result) else listed(result))
+        await (cast(Awaitable[object], result) if inspect.isawaitable(result) else listed(result))
 
     if name == "close":
         run(use(opened(path, clock)))

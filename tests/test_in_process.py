@@ -34,9 +34,9 @@ SHARD: Final = "shardId-000000000000"
 THREE_SHARDS: Final = [f"shardId-{number:012}" for number in range(3)]
 WAIT_S: Final = 60
 PROGRAMS: Final = {  # what a program imports, and what that must not bring
-    "import streamstore.wire": ("boto3", "botocore", "aiobotocore", "granian", "pytest"),
-    "from streamstore.wire import boto3_client": ("aiobotocore", "granian", "pytest"),
-    "from streamstore.wire import aiobotocore_client": ("boto3", "granian", "pytest"),
+    "import streamstore.wire": ("boto3", "botocore", "aiobotocore", "httptools", "pytest"),
+    "from streamstore.wire import boto3_client": ("aiobotocore", "httptools", "pytest"),
+    "from streamstore.wire import aiobotocore_client": ("boto3", "httptools", "pytest"),
 }
 
 

@@ -1,10 +1,10 @@
-"""The wire awaited: the application of ASGI and RSGI, group commits, retries that never duplicate, subscriptions."""
+"""The wire awaited: the application of ASGI, group commits, retries that never duplicate, subscriptions."""
 
 import asyncio
 import importlib
 import json
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 import pytest
@@ -282,85 +282,6 @@ def test_the_awaited_answer_is_the_one_in_process(wire: Wire) -> None:
     for one in asked:
         awaited, here = asyncio.run(wire.dispatcher.answer_async(one)), wire.dispatcher.answer(one)
         assert (awaited.status, awaited.body) == (here.status, here.body)
-
-
-class RsgiRequest:
-    """One request as RSGI has it, both scope and protocol, and what was answered."""
-
-    proto = "http"
-    client = "127.0.0.1:1234"
-    authority: str | None = None
-    path = "/"
-    query_string = ""
-
-    def __init__(self, asked: WireRequest, pieces: list[bytes]) -> None:
-        self.method = asked.method
-        self.headers: Mapping[str, str] = {**asked.headers, "content-length": str(sum(map(len, pieces)))}
-        self._pieces = pieces
-        self.answer: tuple[int, bytes] | None = None
-        self.frames: list[bytes] = []
-        self.pieces_read = 0
-        self.gone = asyncio.Event()
-        self.first_frame = asyncio.Event()
-
-    async def __call__(self) -> bytes:
-        return b"".join(self._pieces)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self._pieces:
-            self.pieces_read += 1
-            yield piece
-
-    def response_empty(self, status: int, headers: list[tuple[str, str]], /) -> None:
-        del headers
-        self.answer = status, b""
-
-    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes, /) -> None:
-        del headers
-        self.answer = status, body
-
-    def response_stream(self, status: int, headers: list[tuple[str, str]], /) -> "RsgiRequest":
-        del headers
-        self.answer = status, b""
-        return self
-
-    async def send_bytes(self, data: bytes, /) -> None:
-        self.frames.append(data)
-        self.first_frame.set()
-
-    async def client_disconnect(self) -> None:
-        await self.gone.wait()
-
-
-def run_rsgi(store: StreamStore, asked: RsgiRequest) -> RsgiRequest:
-    asyncio.run(app(store).__rsgi__(asked, asked))
-    return asked
-
-
-def test_an_rsgi_server_gets_whole_answers(wire: Wire, aws_store: StreamStore) -> None:
-    asked = wire.request("PutRecord", PUT)
-    answer = run_rsgi(aws_store, RsgiRequest(asked, [asked.body])).answer
-    assert answer is not None
-    assert answer[0] == 200
-    poured = run_rsgi(aws_store, RsgiRequest(asked, [bytes(2**20)] * 100))
-    assert poured.answer is not None
-    assert poured.answer[0] == 413
-    assert poured.pieces_read == 8  # the rest is never read
-
-
-def test_an_rsgi_subscription_ends_with_its_client(wire: Wire, aws_store: StreamStore) -> None:
-    async def subscribe_and_leave() -> RsgiRequest:
-        asked = subscription(wire, aws_store)
-        client = RsgiRequest(asked, [asked.body])
-        answering = asyncio.create_task(app(aws_store).__rsgi__(client, client))
-        await client.first_frame.wait()
-        client.gone.set()
-        await answering
-        return client
-
-    client = asyncio.run(subscribe_and_leave())
-    assert client.answer == (200, b"")
-    assert next(frames_of(client.frames[0]))[0][":event-type"] == "initial-response"
 
 
 def test_the_application_answers_the_server_that_starts_and_stops(aws_store: StreamStore) -> None:

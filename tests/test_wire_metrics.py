@@ -14,9 +14,8 @@ import pytest
 from streamstore import StreamStore
 from streamstore.wire.access_log import AccessLog
 from streamstore.wire.actions import actions_of
-from streamstore.wire.app import Answer
 from streamstore.wire.dispatch import Dispatcher
-from streamstore.wire.http import WireRequest, WireResponse
+from streamstore.wire.http import Answer, Reply, Start, WireRequest, WireResponse
 from streamstore.wire.metrics import Metrics
 from streamstore.wire.service import Service
 from tests.children import WAIT_S
@@ -41,6 +40,19 @@ class Ticking:
         return self._now_s
 
 
+def started(answer: Answer) -> Start:
+    """Return a function that answers in a task of its own."""
+    answering: set[asyncio.Task[None]] = set()
+
+    def start(request: WireRequest, reply: Reply) -> None:
+        async def run_it() -> None:
+            reply(await answer(request))
+
+        answering.add(asyncio.ensure_future(run_it()))
+
+    return start
+
+
 def service_of(
     store: StreamStore,
     *,
@@ -50,7 +62,7 @@ def service_of(
 ) -> Service:
     return Service(
         store,
-        answer or Dispatcher(store).answer_async,
+        Dispatcher(store).start if answer is None else started(answer),
         Metrics(store, actions_of(store.dialect).keys()),
         access_log=access_log,
         metrics_for_all=metrics_for_all,

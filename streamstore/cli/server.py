@@ -8,7 +8,7 @@ from streamstore.cli.ending import CommandError, UsageError, say
 
 __all__ = ["ServeArguments", "serve_store"]
 
-EXTRA_PACKAGES: Final = ("cbor2", "granian", "prometheus_client", "uvloop")
+EXTRA_PACKAGES: Final = ("cbor2", "h2", "httptools", "msgspec", "prometheus_client", "pybase64", "uvloop")
 
 
 class ServeArguments(NamedTuple):

@@ -1,22 +1,23 @@
 """The table of all actions: the shape of each one's request, and what answers it."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from streamstore import AsyncFeed, AsyncStreamStore, Feed, StreamStore
 from streamstore.dialect import Dialect
-from streamstore.model import SubscribeToShardEvent
+from streamstore.model import PutRecordResult, PutRecordsResult, SubscribeToShardEvent
 from streamstore.wire.arguments import Arguments
 from streamstore.wire.inputs import requests_of
 from streamstore.wire.record_actions import (
-    await_put_record,
-    await_put_records,
-    await_subscribe_to_shard,
+    Started,
     get_records,
     get_shard_iterator,
     put_record,
     put_records,
+    start_put_record,
+    start_put_records,
+    start_subscribe_to_shard,
     subscribe_to_shard,
 )
 from streamstore.wire.shapes import Structure
@@ -57,28 +58,28 @@ from streamstore.wire.stream_actions import (
     update_stream_mode,
 )
 
-__all__ = ["Action", "AwaitedOutput", "Output", "actions_of"]
+__all__ = ["Action", "Output", "StartedOutput", "actions_of"]
 
 Output = Mapping[str, object] | Feed[SubscribeToShardEvent] | None
-AwaitedOutput = Mapping[str, object] | AsyncFeed[SubscribeToShardEvent] | None
+StartedOutput = Started[PutRecordResult] | Started[PutRecordsResult] | AsyncFeed[SubscribeToShardEvent]
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
     """One action: the shape of its request, and what answers it.
 
-    ``run`` may wait for the disk. ``await_`` is given where thousands may wait at once, and uses no thread.
+    ``run`` may wait for the disk. ``start`` is given where thousands may wait at once, and waits for nothing.
     """
 
     name: str
     request: Structure
     run: Callable[[StreamStore, Arguments], Output]
-    await_: Callable[[AsyncStreamStore, Arguments], Awaitable[AwaitedOutput]] | None
+    start: Callable[[AsyncStreamStore, Arguments], StartedOutput] | None
 
 
 def actions_of(dialect: Dialect) -> Mapping[str, Action]:
     """Return all actions that the service has in a dialect."""
-    return {name: Action(name, request, RUN[name], AWAIT.get(name)) for name, request in requests_of(dialect).items()}
+    return {name: Action(name, request, RUN[name], START.get(name)) for name, request in requests_of(dialect).items()}
 
 
 RUN: Final[Mapping[str, Callable[[StreamStore, Arguments], Output]]] = {
@@ -124,8 +125,8 @@ RUN: Final[Mapping[str, Callable[[StreamStore, Arguments], Output]]] = {
     "UpdateStreamMode": update_stream_mode,
     "UpdateStreamWarmThroughput": refused("InvalidArgumentException", "This store has no throughput to warm up."),
 }
-AWAIT: Final[Mapping[str, Callable[[AsyncStreamStore, Arguments], Awaitable[AwaitedOutput]]]] = {
-    "PutRecord": await_put_record,
-    "PutRecords": await_put_records,
-    "SubscribeToShard": await_subscribe_to_shard,
+START: Final[Mapping[str, Callable[[AsyncStreamStore, Arguments], StartedOutput]]] = {
+    "PutRecord": start_put_record,
+    "PutRecords": start_put_records,
+    "SubscribeToShard": start_subscribe_to_shard,
 }

@@ -1,83 +1,27 @@
-"""The wire as an application of two kinds: ASGI 3, which every server speaks, and RSGI, which is the quicker one.
-
-Both are raw, because every layer between a socket and a put costs as much as the put.
-"""
+"""The wire as an application of ASGI 3, for whoever has a server; ``streamstore serve`` has one of its own."""
 
 import asyncio
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    MutableMapping,
-)
-from typing import Final, Protocol, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
+from typing import Final, cast
 from urllib.parse import quote
 
 from streamstore import StreamStore
 from streamstore.limits import REQUEST_BODY_BYTES_MAX
 from streamstore.wire.dispatch import Authenticate, Dispatcher
-from streamstore.wire.http import WireRequest, WireResponse
+from streamstore.wire.http import BODY_SECONDS_MAX, REQUEST_TIMEOUT, Answer, WireRequest, WireResponse
 
-__all__ = ["Answer", "App", "app"]
+__all__ = ["App", "app"]
 
 Message = MutableMapping[str, object]
 Scope = MutableMapping[str, object]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Answer = Callable[[WireRequest], Awaitable[WireResponse]]
-"""Answers a request that has come whole."""
-
-BODY_SECONDS_MAX: Final = 30.0
-CONTENT_LENGTH_DIGITS_MAX: Final = len(str(REQUEST_BODY_BYTES_MAX))
-BAD_REQUEST: Final = 400
-REQUEST_TIMEOUT: Final = 408
 TOO_LATE: Final = WireResponse(REQUEST_TIMEOUT, [], b"")
 UNENCODED_IN_PATHS: Final = "/:@!$&'()*+,;=~"
 
 
-class RsgiScope(Protocol):
-    """What RSGI says of a request. Header names are in lower case."""
-
-    proto: str
-    client: str
-    authority: str | None
-    method: str
-    path: str
-    query_string: str
-    headers: Mapping[str, str]
-
-
-class RsgiTransport(Protocol):
-    """Where a body is sent in pieces."""
-
-    async def send_bytes(self, data: bytes, /) -> None: ...
-
-
-class RsgiProtocol(Protocol):
-    """How a request is read and answered in RSGI."""
-
-    def __call__(self) -> Awaitable[bytes]: ...
-
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-    def client_disconnect(self) -> Awaitable[None]: ...
-
-    def response_empty(self, status: int, headers: list[tuple[str, str]], /) -> None: ...
-
-    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes, /) -> None: ...
-
-    def response_stream(self, status: int, headers: list[tuple[str, str]], /) -> RsgiTransport: ...
-
-
 class App:
-    """Answers HTTP requests. What a client sends slowly or not at all costs one waiting task.
-
-    An ASGI 3 application, and an RSGI one for servers that speak it (granian: 1.2 to 1.6 times as many puts).
-    """
+    """Answers HTTP requests. What a client sends slowly or not at all costs one waiting task."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -94,26 +38,6 @@ class App:
                 return
             if request is not None:
                 await _write(await self._answer(request), receive, send)
-
-    async def __rsgi__(self, scope: RsgiScope, protocol: RsgiProtocol) -> None:
-        """Answer one request."""
-        if scope.proto != "http":
-            return
-        try:
-            async with asyncio.timeout(BODY_SECONDS_MAX):
-                body = await (protocol() if _is_bounded(scope.headers) else _join(protocol))
-        except TimeoutError:
-            protocol.response_empty(TOO_LATE.status, TOO_LATE.headers)
-            return
-        except Exception:  # whatever the server raises for a body that ends too soon
-            protocol.response_empty(BAD_REQUEST, [])
-            return
-        response = await self._answer(_rsgi_request(scope, body))
-        if isinstance(response.body, bytes):
-            protocol.response_bytes(response.status, response.headers, response.body)
-            return
-        transport = protocol.response_stream(response.status, response.headers)
-        await _send_frames(response.body, transport.send_bytes, protocol.client_disconnect())
 
 
 def app(store: StreamStore, *, authenticate: Authenticate | None = None, transition_ms: int = 0) -> App:
@@ -173,32 +97,6 @@ async def _read_body(receive: Receive) -> bytes | None:
         parts.append(part)
         size += len(part)
     return b"".join(parts)
-
-
-def _rsgi_request(scope: RsgiScope, body: bytes) -> WireRequest:
-    """Return the request. HTTP/2 has its host elsewhere, and the path comes decoded: a signature covers both."""
-    headers = dict(scope.headers.items())
-    if scope.authority is not None:
-        headers.setdefault("host", scope.authority)
-    path = quote(scope.path, safe=UNENCODED_IN_PATHS)
-    return WireRequest(scope.method, path, scope.query_string, headers, body, scope.client.rpartition(":")[0])
-
-
-def _is_bounded(headers: Mapping[str, str]) -> bool:
-    """Tell whether the client says that its body is not too long; the server sees to it that this is true."""
-    length = headers.get("content-length", "")
-    return length.isdecimal() and len(length) <= CONTENT_LENGTH_DIGITS_MAX and int(length) <= REQUEST_BODY_BYTES_MAX
-
-
-async def _join(parts: AsyncIterable[bytes]) -> bytes:
-    """Return the body, cut off behind the first piece too many."""
-    kept, size = list[bytes](), 0
-    async for part in parts:
-        kept.append(part)
-        size += len(part)
-        if size > REQUEST_BODY_BYTES_MAX:
-            break
-    return b"".join(kept)
 
 
 async def _write(response: WireResponse, receive: Receive, send: Send) -> None:

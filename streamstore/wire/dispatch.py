@@ -7,16 +7,17 @@ operation of the store. Only the last one is awaited, and only where awaiting ne
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Final, NamedTuple
 
 from streamstore import AsyncFeed, AsyncStreamStore, Feed, StreamStore
 from streamstore.dialect import YANDEX
 from streamstore.errors import InvalidArgumentException, StreamStoreError
-from streamstore.wire.actions import Action, AwaitedOutput, Output, actions_of
+from streamstore.model import SubscribeToShardEvent
+from streamstore.wire.actions import Action, Output, actions_of
 from streamstore.wire.arguments import Arguments
 from streamstore.wire.eventstream import await_frames, frames
-from streamstore.wire.http import WireRequest, WireResponse
+from streamstore.wire.http import Reply, WireRequest, WireResponse, answered
 from streamstore.wire.protocol import (
     Codec,
     answer_with,
@@ -65,6 +66,7 @@ class Dispatcher:
         self._actions = actions_of(store.dialect)
         self._authenticate = authenticate
         self._transitions = Transitions(store, transition_ms)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def answer(self, request: WireRequest) -> WireResponse:
         """Return the answer when it is known: a put is durable then. Never raises for anything in the request."""
@@ -77,19 +79,72 @@ class Dispatcher:
 
     async def answer_async(self, request: WireRequest) -> WireResponse:
         """Like ``answer``; blocks no event loop, and waits for commits without a thread."""
-        call = None
+        return await answered(self.start, request)
+
+    def start(self, request: WireRequest, reply: Reply) -> None:
+        """Like ``answer_async``, but ``reply`` is told, behind this call, in the thread of the running loop.
+
+        A put needs no task then, which costs as much as the put.
+        """
+        if len(request.body) > BODY_BYTES_ON_LOOP_MAX:
+            self._spawn(self._open_in_thread(request, reply))
+            return
         try:
-            if len(request.body) > BODY_BYTES_ON_LOOP_MAX:
-                call = await asyncio.to_thread(self._open, request)
-            else:
-                call = self._open(request)
-            if call.action.await_ is None or self._transitions.may_hide_shards(call.action.name, call.arguments):
-                return await asyncio.to_thread(self._run, call)
-            return self._response(call, await call.action.await_(self._awaited, call.arguments))
+            call = self._open(request)
         except Exception as error:
-            if isinstance(error, InvalidArgumentException):  # whose words may need a look at the store
-                return await asyncio.to_thread(self._response_to_error, request, call, error)
-            return self._response_to_error(request, call, error)
+            self._spawn(self._refuse(request, None, error, reply))
+        else:
+            self._start_call(request, call, reply)
+
+    def _start_call(self, request: WireRequest, call: _Call, reply: Reply) -> None:
+        try:
+            if call.action.start is None or self._transitions.may_hide_shards(call.action.name, call.arguments):
+                self._spawn(self._run_in_thread(request, call, reply))
+                return
+            started = call.action.start(self._awaited, call.arguments)
+        except Exception as error:
+            self._spawn(self._refuse(request, call, error, reply))
+            return
+        if isinstance(started, AsyncFeed):
+            asyncio.get_running_loop().call_soon(reply, self._response(call, started))
+        else:
+            started.future.add_done_callback(lambda _: self._finish(request, call, started.output, reply))
+
+    def _finish(self, request: WireRequest, call: _Call, output: Callable[[], Output], reply: Reply) -> None:
+        try:
+            response = self._response(call, output())
+        except Exception as error:
+            self._spawn(self._refuse(request, call, error, reply))
+        else:
+            reply(response)
+
+    async def _open_in_thread(self, request: WireRequest, reply: Reply) -> None:
+        try:
+            call = await asyncio.to_thread(self._open, request)
+        except Exception as error:
+            await self._refuse(request, None, error, reply)
+        else:
+            self._start_call(request, call, reply)
+
+    async def _run_in_thread(self, request: WireRequest, call: _Call, reply: Reply) -> None:
+        try:
+            response = await asyncio.to_thread(self._run, call)
+        except Exception as error:
+            await self._refuse(request, call, error, reply)
+        else:
+            reply(response)
+
+    async def _refuse(self, request: WireRequest, call: _Call | None, error: Exception, reply: Reply) -> None:
+        if isinstance(error, InvalidArgumentException):  # whose words may need a look at the store
+            response = await asyncio.to_thread(self._response_to_error, request, call, error)
+        else:
+            response = self._response_to_error(request, call, error)
+        reply(response)
+
+    def _spawn(self, answering: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(answering)
+        self._tasks.add(task)  # a loop knows its tasks only weakly
+        task.add_done_callback(self._tasks.discard)
 
     def _open(self, request: WireRequest) -> _Call:
         """Return what is asked for, found valid and permitted."""
@@ -108,7 +163,7 @@ class Dispatcher:
         """Run and encode: a page of records is large."""
         return self._response(call, self._transitions.run(call.action.name, call.action.run, call.arguments))
 
-    def _response(self, call: _Call, output: Output | AwaitedOutput) -> WireResponse:
+    def _response(self, call: _Call, output: Output | AsyncFeed[SubscribeToShardEvent]) -> WireResponse:
         if isinstance(output, Feed):
             return WireResponse(200, stream_headers(), frames(output, call.codec, self._refusal_of), output.close)
         if isinstance(output, AsyncFeed):

@@ -1,9 +1,13 @@
 """One request and one answer, as far as the wire cares: no server and no client of HTTP is seen behind them."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import NamedTuple
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Final, NamedTuple
 
-__all__ = ["WireRequest", "WireResponse"]
+__all__ = ["BODY_SECONDS_MAX", "REQUEST_TIMEOUT", "Answer", "Reply", "Start", "WireRequest", "WireResponse", "answered"]
+
+BODY_SECONDS_MAX: Final = 30.0  # from a head to the end of its body
+REQUEST_TIMEOUT: Final = 408
 
 
 def _nothing_to_close() -> None:
@@ -31,3 +35,24 @@ class WireResponse(NamedTuple):
     headers: list[tuple[str, str]]
     body: bytes | Iterator[bytes] | AsyncIterator[bytes]
     close: Callable[[], None] = _nothing_to_close
+
+
+Answer = Callable[[WireRequest], Awaitable[WireResponse]]
+"""Answers a request that has come whole. Never raises for anything in it."""
+Reply = Callable[[WireResponse], None]
+Start = Callable[[WireRequest, Reply], None]
+"""Like ``Answer``, without a task: the reply is called in the thread of the loop, once, when this has returned."""
+
+
+async def answered(start: Start, request: WireRequest) -> WireResponse:
+    """Return the answer when it is known. A stream whose waiter was cancelled is closed."""
+    answer: asyncio.Future[WireResponse] = asyncio.get_running_loop().create_future()
+
+    def reply(response: WireResponse) -> None:
+        if answer.done():
+            response.close()
+        else:
+            answer.set_result(response)
+
+    start(request, reply)
+    return await answer

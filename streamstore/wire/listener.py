@@ -1,29 +1,30 @@
-"""The HTTP server: sockets, HTTP/1.1, HTTP/2 with and without TLS. The only place that knows which server that is.
+"""The HTTP server: a socket, who comes there, HTTP/1.1 and HTTP/2 on one port, with and without TLS.
 
-It is Granian, because that speaks HTTP/2 without TLS, which the client of JavaScript does by default, and parses
-outside of Python's lock. It runs inside this process, on a socket that is bound here: so the port is known, and taken
-by nobody else, which Granian alone would allow.
+It is our own, on uvloop, httptools and h2, since what lies between a socket and a put decides how many puts there are.
+Granian, the quickest of the well-kept servers, takes a request through two threads: a third of the CPU of a put.
 """
 
+import asyncio
 import socket
+import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from granian.constants import HTTPModes, Interfaces, SSLProtocols
-from granian.http import HTTP1Settings, HTTP2Settings
-from granian.net import SocketHolder
-from granian.server.embed import Server
-
-from streamstore.wire.app import App
+from streamstore.wire.connection import Connection, Hub
+from streamstore.wire.http import Start
+from streamstore.wire.http1 import Http1Connection
+from streamstore.wire.http2 import PREFACE, Http2Connection
 
 __all__ = ["Listener", "Tls", "bind"]
 
 BACKLOG: Final = 2_048
-CONNECTIONS_MAX: Final = 8_192  # at the same time; more wait in the backlog
-HEAD_READ_TIMEOUT_MS: Final = 30_000  # of a request, and of a connection that is idle
-HEAD_BYTES_MAX: Final = 65_536
-STREAMS_PER_CONNECTION_MAX: Final = 1_000
+CONNECTIONS_MAX: Final = 8_192  # at the same time; who comes then is sent away
+TICK_S: Final = 1.0
+TLS_SECONDS_MAX: Final = 30.0  # to agree on a connection, and to end it
+PROTOCOLS: Final = ["h2", "http/1.1"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,43 +51,87 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Listener:
-    """Carries requests from a socket to an application, from ``serve`` until ``stop``. Closes the socket."""
+    """Carries requests from a socket to who answers them, from ``serve`` until ``stop``. Closes the socket.
 
-    def __init__(self, app: App, bound: socket.socket, *, tls: Tls | None) -> None:
-        self._server = _ServerOnSocket(app, bound, tls)
+    ``now``: the time of day, which every answer tells. Raises ``OSError`` for files that are no certificate and key.
+    """
+
+    def __init__(self, start: Start, bound: socket.socket, *, tls: Tls | None, now: Callable[[], datetime]) -> None:
+        self._start = start
+        self._bound = bound
+        self._tls = None if tls is None else _tls_context(tls)
+        self._now = now
+        self._stopped = asyncio.Event()
 
     async def serve(self) -> None:
-        """Return when it was stopped and the requests under way are answered. Raises what the server fails with."""
-        await self._server.serve()
+        """Return when it was stopped, the requests under way are answered, and all connections have ended."""
+        loop = asyncio.get_running_loop()
+        hub = Hub(self._start, loop)
+        hub.tick(self._now())
+        server = await loop.create_server(
+            lambda: _Arrival(hub),
+            sock=self._bound,
+            ssl=self._tls,
+            ssl_handshake_timeout=None if self._tls is None else TLS_SECONDS_MAX,
+            ssl_shutdown_timeout=None if self._tls is None else TLS_SECONDS_MAX,
+        )
+        ticking = asyncio.ensure_future(self._tick(hub))
+        try:
+            await self._stopped.wait()
+            server.close()
+            hub.stop()
+            await hub.is_empty.wait()
+        finally:
+            ticking.cancel()
 
     def stop(self) -> None:
         """Take no more requests."""
-        self._server.stop()
+        self._stopped.set()
+
+    async def _tick(self, hub: Hub) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            hub.tick(self._now())
 
 
-class _ServerOnSocket(Server):
-    """Granian on a socket that is bound already."""
+class _Arrival(Connection):
+    """A connection whose first bytes tell what it speaks."""
 
-    def __init__(self, app: App, bound: socket.socket, tls: Tls | None) -> None:
-        super().__init__(
-            app,
-            interface=Interfaces.RSGI,
-            http=HTTPModes.auto,
-            websockets=False,
-            backlog=BACKLOG,
-            backpressure=CONNECTIONS_MAX,
-            http1_settings=HTTP1Settings(header_read_timeout=HEAD_READ_TIMEOUT_MS, max_buffer_size=HEAD_BYTES_MAX),
-            http2_settings=HTTP2Settings(
-                max_headers_size=HEAD_BYTES_MAX,
-                max_concurrent_streams=STREAMS_PER_CONNECTION_MAX,
-                keep_alive_interval=HEAD_READ_TIMEOUT_MS,
-            ),
-            log_enabled=False,
-            ssl_cert=None if tls is None else tls.certificate,
-            ssl_key=None if tls is None else tls.key,
-            ssl_protocol_min=SSLProtocols.tls12,
-        )
-        self._bound = bound
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(hub)
+        self._begun = b""
 
-    def _init_shared_socket(self) -> None:
-        self._shd = SocketHolder(self._bound.detach(), False, BACKLOG)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if len(self.hub.connections) > CONNECTIONS_MAX:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._begun += data
+        if self._begun.startswith(PREFACE):
+            self._become(Http2Connection(self.hub))
+        elif not PREFACE.startswith(self._begun):
+            self._become(Http1Connection(self.hub))
+
+    def finish(self) -> None:
+        self.transport.close()
+
+    def time_out(self) -> None:
+        self.transport.close()
+
+    def abandon(self) -> None:
+        pass
+
+    def _become(self, connection: Connection) -> None:
+        self.transport.set_protocol(connection)
+        connection.connection_made(self.transport)
+        self.hub.forget(self)
+        connection.data_received(self._begun)
+
+
+def _tls_context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.certificate, tls.key)
+    context.set_alpn_protocols(PROTOCOLS)
+    return context

@@ -3,16 +3,17 @@
 Knows nothing of any action. Sources: the AWS JSON 1.1 protocol, and the HTTP proxy of Yandex Data Streams.
 """
 
-import base64
 import json
 import os
 import zlib
+from binascii import b2a_base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final, NoReturn
 
 import cbor2
+import msgspec
 
 from streamstore.dialect import YANDEX, Dialect
 from streamstore.limits import REQUEST_BODY_BYTES_MAX
@@ -26,6 +27,8 @@ TARGET_PREFIXES: Final = ("Kinesis_20131202", "kinesisApi")
 DEPTH_MAX: Final = 64
 EPOCH_TAG: Final = 1
 NO_CONTENT: Final = b""
+REQUEST_ID_BYTES: Final = 16
+EXTENDED_ID_BYTES: Final = 72
 
 Headers = list[tuple[str, str]]
 
@@ -113,9 +116,11 @@ def _action_of(target: str, dialect: Dialect) -> str:
 
 
 def _identity() -> Headers:
-    name = os.urandom(16).hex()
+    random = os.urandom(REQUEST_ID_BYTES + EXTENDED_ID_BYTES)
+    name = random[:REQUEST_ID_BYTES].hex()
     request_id = f"{name[:8]}-{name[8:12]}-4{name[13:16]}-a{name[17:20]}-{name[20:]}"
-    return [("x-amzn-RequestId", request_id), ("x-amz-id-2", base64.b64encode(os.urandom(72)).decode("ascii"))]
+    extended_id = b2a_base64(random[REQUEST_ID_BYTES:], newline=False).decode("ascii")
+    return [("x-amzn-RequestId", request_id), ("x-amz-id-2", extended_id)]
 
 
 def _headers(codec: Codec, body: bytes) -> Headers:
@@ -127,18 +132,22 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _decode_json(body: bytes) -> object:
-    # Decoded here, because json would guess UTF-16 and UTF-32 too.
-    value: object = _JSON_DECODER.decode(body.decode("utf-8"))
+    try:
+        value: object = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        # Python's own takes what is no Unicode too, and numbers of any size. Decoded here, because it guesses UTF-16.
+        value = _JSON_DECODER.decode(body.decode("utf-8"))
     return value
 
 
 def _encode_json(value: object) -> bytes:
-    return _JSON_ENCODER.encode(value).encode("ascii")
+    try:
+        return msgspec.json.encode(value, enc_hook=_json_of_moment)  # bytes in Base64
+    except UnicodeEncodeError:  # what quotes a text that is no Unicode
+        return _JSON_ENCODER.encode(value).encode("ascii")
 
 
-def _json_of_other(value: object) -> object:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
+def _json_of_moment(value: object) -> object:
     assert isinstance(value, Moment)
     return value.ms / 1000  # printed with three decimals and no exponent: so few digits need none
 
@@ -175,7 +184,7 @@ def _decode_epoch(value: object, immutable: bool) -> Moment:
 
 SEMANTIC_DECODERS: Final = {EPOCH_TAG: _decode_epoch}
 _JSON_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
-_JSON_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=_json_of_other)
+_JSON_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 
 JSON_1_1: Final = Codec("JSON", "application/x-amz-json-1.1", _decode_json, _encode_json)
 CBOR_1_1: Final = Codec("CBOR", "application/x-amz-cbor-1.1", _decode_cbor, _encode_cbor)

@@ -1,7 +1,9 @@
 """What the actions on records do: the operation of the store that each stands for, and its answer on the wire."""
 
+import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
 from streamstore import AsyncFeed, AsyncStreamStore, Feed, StreamStore
 from streamstore.limits import GET_RECORDS_LIMIT_MAX
@@ -19,35 +21,46 @@ from streamstore.wire.members import wire_value
 from streamstore.wire.refusal import Refusal
 
 __all__ = [
-    "await_put_record",
-    "await_put_records",
-    "await_subscribe_to_shard",
+    "Started",
     "get_records",
     "get_shard_iterator",
     "put_record",
     "put_records",
+    "start_put_record",
+    "start_put_records",
+    "start_subscribe_to_shard",
     "subscribe_to_shard",
 ]
 
 T = TypeVar("T")
 
 
+class Started(NamedTuple, Generic[T]):
+    """A change that is under way, and how its result is answered."""
+
+    future: "asyncio.Future[T]"
+    output_of: Callable[[T], dict[str, object]]
+
+    def output(self) -> dict[str, object]:
+        """Return the answer, once the future is done. Raises the error of the commit."""
+        return self.output_of(self.future.result())
+
+
 def put_record(store: StreamStore, arguments: Arguments) -> dict[str, object]:
     return _output_of_put_record(_put(store.put_record, arguments))
 
 
-async def await_put_record(store: AsyncStreamStore, arguments: Arguments) -> dict[str, object]:
-    return _output_of_put_record(await _put(store.put_record, arguments))
+def start_put_record(store: AsyncStreamStore, arguments: Arguments) -> "Started[PutRecordResult]":
+    return Started(_put(store.submit_record, arguments), _output_of_put_record)
 
 
 def put_records(store: StreamStore, arguments: Arguments) -> dict[str, object]:
     return _output_of_put_records(store.put_records(arguments.stream_name(), _entries(arguments)), store.account_id)
 
 
-async def await_put_records(store: AsyncStreamStore, arguments: Arguments) -> dict[str, object]:
-    return _output_of_put_records(
-        await store.put_records(arguments.stream_name(), _entries(arguments)), store.opened.account_id
-    )
+def start_put_records(store: AsyncStreamStore, arguments: Arguments) -> "Started[PutRecordsResult]":
+    putting = asyncio.ensure_future(store.put_records(arguments.stream_name(), _entries(arguments)))
+    return Started(putting, partial(_output_of_put_records, account_id=store.opened.account_id))
 
 
 def get_shard_iterator(store: StreamStore, arguments: Arguments) -> dict[str, object]:
@@ -80,12 +93,12 @@ def subscribe_to_shard(store: StreamStore, arguments: Arguments) -> Feed[Subscri
     return _subscribe(store.subscribe_to_shard, arguments)
 
 
-async def await_subscribe_to_shard(store: AsyncStreamStore, arguments: Arguments) -> AsyncFeed[SubscribeToShardEvent]:
+def start_subscribe_to_shard(store: AsyncStreamStore, arguments: Arguments) -> AsyncFeed[SubscribeToShardEvent]:
     return _subscribe(store.subscribe_to_shard, arguments)
 
 
 def _put(put: Callable[..., T], arguments: Arguments) -> T:
-    """Put what the arguments say, with ``put_record`` of either kind of store."""
+    """Put what the arguments say, with an operation of either kind of store."""
     _refuse_dry_run(arguments)
     return put(
         arguments.stream_name(),

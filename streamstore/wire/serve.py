@@ -6,6 +6,7 @@ SIGHUP reads the file of keys and opens the access log anew.
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import time
@@ -21,10 +22,10 @@ from prometheus_client import disable_created_metrics
 from streamstore import StreamStore
 from streamstore.wire.access_log import AccessLog
 from streamstore.wire.actions import actions_of
-from streamstore.wire.app import App
 from streamstore.wire.authorization import Gate, system_now
 from streamstore.wire.credentials import AccessKey, CredentialsError, load_credentials
 from streamstore.wire.dispatch import Dispatcher
+from streamstore.wire.http import Start
 from streamstore.wire.listener import Listener, Tls, bind
 from streamstore.wire.metrics import Metrics
 from streamstore.wire.notify import notify_systemd
@@ -92,10 +93,11 @@ class _Serving:
         service = self._service()
         bound = self._bind()
         url = self._url(bound)
-        listener = self._listener(App(service.answer), bound)
+        listener = self._listener(service.start, bound)
         self._handle_signals()
         serving = asyncio.ensure_future(listener.serve())
         stopping = asyncio.ensure_future(self._told_to_stop.wait())
+        gc.freeze()  # what is there by now stays, so that no collection looks at it again
         self._on_ready(url)
         notify_systemd("READY=1")
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -145,7 +147,7 @@ class _Serving:
         )
         return Service(
             self._store,
-            dispatcher.answer_async,
+            dispatcher.start,
             Metrics(self._store, actions_of(self._store.dialect).keys()),
             access_log=self._access_log,
             metrics_for_all=self._options.metrics_for_all,
@@ -160,9 +162,9 @@ class _Serving:
             where = f"{self._options.host} port {self._options.port}"
             raise ServeError(f"Cannot listen at {where}: {error.strerror}.") from error
 
-    def _listener(self, app: App, bound: socket.socket) -> Listener:
+    def _listener(self, start: Start, bound: socket.socket) -> Listener:
         try:
-            return Listener(app, bound, tls=self._options.tls)
+            return Listener(start, bound, tls=self._options.tls, now=system_now)
         except OSError as error:  # also what is wrong with a certificate
             bound.close()
             raise ServeError(f"Cannot use the certificate and its key: {error}.") from error

@@ -13,8 +13,7 @@ from typing import Final
 
 from streamstore import StoreClosedError, StreamStore, StreamStoreError
 from streamstore.wire.access_log import AccessLog, line_of
-from streamstore.wire.app import Answer
-from streamstore.wire.http import WireRequest, WireResponse
+from streamstore.wire.http import Reply, Start, WireRequest, WireResponse, answered
 from streamstore.wire.metrics import METRICS_CONTENT_TYPE, Metrics
 from streamstore.wire.protocol import JSON_1_1, answer_with_refusal
 from streamstore.wire.refusal import refusal_of
@@ -23,13 +22,15 @@ __all__ = ["Service"]
 
 HEALTH_PATH: Final = "/healthz"
 METRICS_PATH: Final = "/metrics"
+OWN_PATHS: Final = (HEALTH_PATH, METRICS_PATH)
 ERROR_HEADER: Final = "x-amzn-errortype"
 UNAVAILABLE: Final = 503
 FORBIDDEN: Final = 403
+SUCCESS: Final = 200
 
 
 class Service:
-    """Answers with ``answer``, and watches over it.
+    """Answers with ``start``, and watches over it.
 
     ``metrics_for_all``: let every host look at the metrics, and not this machine alone: they name streams.
     """
@@ -37,7 +38,7 @@ class Service:
     def __init__(
         self,
         store: StreamStore,
-        answer: Answer,
+        start: Start,
         metrics: Metrics,
         *,
         access_log: AccessLog | None,
@@ -46,7 +47,7 @@ class Service:
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
-        self._answer = answer
+        self._start = start
         self._metrics = metrics
         self._access_log = access_log
         self._metrics_for_all = metrics_for_all
@@ -55,41 +56,55 @@ class Service:
         self._answering = 0
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
-        self._idle.set()
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def answer(self, request: WireRequest) -> WireResponse:
         """Return the answer to whatever is asked."""
-        if request.method == "GET" and request.path == HEALTH_PATH:
-            return await self._health()
-        if request.method == "GET" and request.path == METRICS_PATH:
-            return await self._rendered_metrics(request)
+        return await answered(self.start, request)
+
+    def start(self, request: WireRequest, reply: Reply) -> None:
+        """Like ``answer``, but ``reply`` is told, behind this call, in the thread of the running loop."""
+        if request.method == "GET" and request.path in OWN_PATHS:
+            telling = asyncio.ensure_future(self._tell(request, reply))
+            self._telling.add(telling)  # a loop knows its tasks only weakly
+            telling.add_done_callback(self._telling.discard)
+            return
         begun_s = self._clock_s()
-        response = await self._answer_client(request)
-        self._note(request, response, seconds=self._clock_s() - begun_s)
-        return response
+
+        def finish(response: WireResponse) -> None:
+            self._note(request, response, seconds=self._clock_s() - begun_s)
+            reply(response)
+
+        if self._stopping.is_set():
+            asyncio.get_running_loop().call_soon(finish, self._refuse())
+        else:
+            self._answering += 1
+            self._start(request, lambda response: self._finish(response, finish))
+
+    def _finish(self, response: WireResponse, reply: Reply) -> None:
+        self._answering -= 1
+        if self._stopping.is_set():
+            self._see_whether_idle()
+        if not isinstance(response.body, bytes):
+            assert isinstance(response.body, AsyncIterator)  # because the answer was started
+            response = response._replace(body=self._until_stopped(response.body))
+        reply(response)
 
     def stop(self) -> None:
         """Refuse from now on what comes."""
         self._stopping.set()
+        self._see_whether_idle()
 
     async def finished(self) -> None:
         """Return when everything that came before ``stop`` is answered."""
         await self._idle.wait()
 
-    async def _answer_client(self, request: WireRequest) -> WireResponse:
-        if self._stopping.is_set():
-            return self._refuse()
-        self._answering += 1
-        self._idle.clear()
-        try:
-            response = await self._answer(request)
-            if isinstance(response.body, AsyncIterator):
-                return response._replace(body=self._until_stopped(response.body))
-            return response
-        finally:
-            self._answering -= 1
-            if self._answering == 0:
-                self._idle.set()
+    def _see_whether_idle(self) -> None:
+        if self._answering == 0:
+            self._idle.set()
+
+    async def _tell(self, request: WireRequest, reply: Reply) -> None:
+        reply(await (self._health() if request.path == HEALTH_PATH else self._rendered_metrics(request)))
 
     async def _until_stopped(self, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yield the frames of a subscription, which would go on for minutes behind ``stop``; its reader comes again."""
@@ -149,6 +164,8 @@ async def _next_frame(frames: AsyncIterator[bytes]) -> bytes | None:
 
 def _code_of(response: WireResponse) -> str | None:
     """Return the name of the error that was answered, None if it was a success."""
+    if response.status == SUCCESS:
+        return None
     return next((value for name, value in response.headers if name.lower() == ERROR_HEADER), None)
 
 

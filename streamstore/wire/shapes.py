@@ -5,14 +5,14 @@ name that is a number; ``violations`` says which constraints the typed value bre
 ``limits.py``, ``dialect.py`` and ``validate.py``; this room only knows how AWS words them.
 """
 
-import base64
-import binascii
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeGuard
+
+import pybase64
 
 __all__ = [
     "Blob",
@@ -34,17 +34,32 @@ INT_MIN: Final = -(2**31)
 INT_MAX: Final = 2**31 - 1
 NOT_BASE64: Final = re.compile(r"[^a-zA-Z0-9+/=]|=[^=]")
 SHOWN_CHARACTERS_MAX: Final = 2_048
+NONE_BROKEN: Final[Sequence[str]] = ()
 
 
 class WrongTypeError(Exception):
     """A member has a value of another type than its shape; the text is what the service says."""
 
 
-@dataclass(frozen=True, slots=True)
 class Moment:
-    """A time on the wire, in milliseconds since 1970: what JSON writes as seconds, and CBOR with tag 1."""
+    """A time on the wire, in milliseconds since 1970: what JSON writes as seconds, and CBOR with tag 1.
 
-    ms: int
+    No dataclass, because msgspec would write one as a map.
+    """
+
+    __slots__ = ("ms",)
+
+    def __init__(self, ms: int) -> None:
+        self.ms: Final = ms
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Moment) and self.ms == other.ms
+
+    def __hash__(self) -> int:
+        return hash(self.ms)
+
+    def __repr__(self) -> str:
+        return f"Moment({self.ms})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +74,9 @@ class Violation:
         return f"Value {self.value} at '{self.path}' failed to satisfy constraint: {self.constraint}"
 
 
+NO_VIOLATIONS: Final[Sequence[Violation]] = ()
+
+
 class Shape(ABC):
     """The type of a value and its constraints."""
 
@@ -67,8 +85,8 @@ class Shape(ABC):
         """Return the value as Python has it. Raises ``WrongTypeError``."""
 
     @abstractmethod
-    def violations(self, value: object, path: str) -> Iterator[Violation]:
-        """Yield what a parsed value breaks."""
+    def violations(self, value: object, path: str) -> Sequence[Violation]:
+        """Return what a parsed value breaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +104,16 @@ class Text(Shape):
             return value
         raise WrongTypeError(_unconvertible(value, "an String"))
 
-    def violations(self, value: object, path: str) -> Iterator[Violation]:
+    def violations(self, value: object, path: str) -> Sequence[Violation]:
         assert isinstance(value, str)
-        shown = _quoted(value)
+        broken: list[str] = []
         if self.choices and value not in self.choices:
-            yield Violation(shown, path, f"Member must satisfy enum value set: [{', '.join(self.choices)}]")
+            broken.append(f"Member must satisfy enum value set: [{', '.join(self.choices)}]")
         if self.pattern is not None and self.pattern.fullmatch(value) is None:
             pattern = self.pattern.pattern.replace("[0-9]", r"\d")
-            yield Violation(shown, path, f"Member must satisfy regular expression pattern: {pattern}")
-        yield from _length_violations(
-            len(value), shown, path, length_min=self.characters_min, length_max=self.characters_max
-        )
+            broken.append(f"Member must satisfy regular expression pattern: {pattern}")
+        broken += _broken_lengths(len(value), self.characters_min, self.characters_max)
+        return [Violation(_quoted(value), path, constraint) for constraint in broken] if broken else NO_VIOLATIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +130,11 @@ class Blob(Shape):
             return _parse_base64(value)
         raise WrongTypeError(_unconvertible(value, "a Blob"))
 
-    def violations(self, value: object, path: str) -> Iterator[Violation]:
+    def violations(self, value: object, path: str) -> Sequence[Violation]:
         assert isinstance(value, bytes)
-        if len(value) > self.bytes_max:
-            shown = f"'java.nio.HeapByteBuffer[pos=0 lim={len(value)} cap={len(value)}]'"
-            yield from _length_violations(len(value), shown, path, length_min=0, length_max=self.bytes_max)
+        size = len(value)
+        shown = f"'java.nio.HeapByteBuffer[pos=0 lim={size} cap={size}]'" if size > self.bytes_max else ""
+        return [Violation(shown, path, constraint) for constraint in _broken_lengths(size, 0, self.bytes_max)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +150,13 @@ class Whole(Shape):
             raise WrongTypeError(_unconvertible(value, "an Integer"))
         return int(min(max(value, INT_MIN), INT_MAX))
 
-    def violations(self, value: object, path: str) -> Iterator[Violation]:
+    def violations(self, value: object, path: str) -> Sequence[Violation]:
         assert isinstance(value, int)
         if self.minimum is not None and value < self.minimum:
-            yield Violation(f"'{value}'", path, f"Member must have value greater than or equal to {self.minimum}")
+            return [Violation(f"'{value}'", path, f"Member must have value greater than or equal to {self.minimum}")]
         if self.maximum is not None and value > self.maximum:
-            yield Violation(f"'{value}'", path, f"Member must have value less than or equal to {self.maximum}")
+            return [Violation(f"'{value}'", path, f"Member must have value less than or equal to {self.maximum}")]
+        return NO_VIOLATIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +169,9 @@ class Flag(Shape):
             return value
         raise WrongTypeError(_unconvertible(value, "an Boolean"))
 
-    def violations(self, value: object, path: str) -> Iterator[Violation]:
+    def violations(self, value: object, path: str) -> Sequence[Violation]:
         del value, path
-        yield from ()
+        return NO_VIOLATIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +186,9 @@ class Time(Shape):
             return value
         raise WrongTypeError(_unconvertible(value, "a Timestamp"))
 
-    def violations(self, value: object, path: str) -> Iterator[Violation]:
+    def violations(self, value: object, path: str) -> Sequence[Violation]:
         del value, path
-        yield from ()
+        return NO_VIOLATIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +206,16 @@ class ListOf(Shape):
         looked_at = value if self.length_max is None else value[: self.length_max + 1]
         return [self.member.parse(_not_null(member), refuse_unknown=refuse_unknown) for member in looked_at]
 
-    def violations(self, value: object, path: str) -> Iterator[Violation]:
+    def violations(self, value: object, path: str) -> Sequence[Violation]:
         assert _is_list(value)
         shown = _quoted(f"[{', '.join(member if isinstance(member, str) else '...' for member in value)}]")
-        yield from _length_violations(len(value), shown, path, length_min=self.length_min, length_max=self.length_max)
+        broken = [
+            Violation(shown, path, constraint)
+            for constraint in _broken_lengths(len(value), self.length_min, self.length_max)
+        ]
         for number, member in enumerate(value, start=1):
-            yield from self.member.violations(member, f"{path}.{number}.member")
+            broken += self.member.violations(member, f"{path}.{number}.member")
+        return broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +237,17 @@ class MapOf(Shape):
             for key in value
         }
 
-    def violations(self, value: object, path: str) -> Iterator[Violation]:
+    def violations(self, value: object, path: str) -> Sequence[Violation]:
         assert _is_map(value)
         shown = _quoted(f"{{{', '.join(f'{key}={value[key]}' for key in value)}}}")
-        yield from _length_violations(len(value), shown, path, length_min=self.length_min, length_max=self.length_max)
+        broken = [
+            Violation(shown, path, constraint)
+            for constraint in _broken_lengths(len(value), self.length_min, self.length_max)
+        ]
         for key in value:
-            yield from self.key.violations(key, f"{path}.key")
-            yield from self.value.violations(value[key], f"{path}.{key}.member")
+            broken += self.key.violations(key, f"{path}.key")
+            broken += self.value.violations(value[key], f"{path}.{key}.member")
+        return broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,32 +282,34 @@ class Structure(Shape):
             if (given := value.get(name)) is not None
         }
 
-    def violations(self, value: object, path: str) -> Iterator[Violation]:
+    def violations(self, value: object, path: str) -> Sequence[Violation]:
         assert _is_map(value)
         prefix = f"{path}." if path else ""
+        broken: list[Violation] = []
         if self.first_of and not any(name in value for name in self.first_of):
-            yield Violation("null", f"{prefix}{self._paths[self.first_of[0]]}", "Member must not be null")
+            broken.append(Violation("null", f"{prefix}{self._paths[self.first_of[0]]}", "Member must not be null"))
         for name, member in self.members.items():
             if name in value:
-                yield from member.shape.violations(value[name], f"{prefix}{self._paths[name]}")
+                broken += member.shape.violations(value[name], f"{prefix}{self._paths[name]}")
             elif member.required:
-                yield Violation("null", f"{prefix}{self._paths[name]}", "Member must not be null")
+                broken.append(Violation("null", f"{prefix}{self._paths[name]}", "Member must not be null"))
+        return broken
 
 
-def _length_violations(
-    length: int, shown: str, path: str, *, length_min: int, length_max: int | None
-) -> Iterator[Violation]:
+def _broken_lengths(length: int, length_min: int, length_max: int | None) -> Sequence[str]:
     if length < length_min:
-        yield Violation(shown, path, f"Member must have length greater than or equal to {length_min}")
+        return [f"Member must have length greater than or equal to {length_min}"]
     if length_max is not None and length > length_max:
-        yield Violation(shown, path, f"Member must have length less than or equal to {length_max}")
+        return [f"Member must have length less than or equal to {length_max}"]
+    return NONE_BROKEN
 
 
 def _parse_base64(text: str) -> bytes:
     """Decode what encodes back to the same text; everything else is refused in the words of the service."""
     try:
-        data = base64.b64decode(text, validate=True)
-        if len(text) % 4 == 0 and binascii.b2a_base64(data, newline=False).decode("ascii") == text:
+        data = pybase64.b64decode(text, validate=True)
+        # The last characters may have bits that are in no byte, or the padding of none.
+        if len(text) % 4 == 0 and pybase64.b64encode(data[-(len(data) % 3 or 3) :]) == text[-4:].encode("ascii"):
             return data
     except ValueError:
         pass

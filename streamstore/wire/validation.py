@@ -1,6 +1,5 @@
 """ValidationException: every constraint that a request breaks, in one message, in the words of the service."""
 
-from itertools import islice
 from typing import Final
 
 from streamstore.dialect import YANDEX, Dialect
@@ -19,7 +18,7 @@ def parse_request(shape: Structure, body: object, dialect: Dialect) -> dict[str,
     except WrongTypeError as error:
         name = "InvalidArgumentException" if dialect is YANDEX else "SerializationException"
         raise Refusal(name, str(error)) from None
-    broken = list(islice(shape.violations(values, ""), VIOLATIONS_TOLD_MAX))
+    broken = shape.violations(values, "")[:VIOLATIONS_TOLD_MAX]
     if broken:
         counted = f"{len(broken)} validation error{'s' if len(broken) > 1 else ''} detected"
         raise Refusal("ValidationException", f"{counted}: {'; '.join(map(str, broken))}")
