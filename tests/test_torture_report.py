@@ -1,11 +1,13 @@
 """What the torture tells: every figure is saved beside its run, and the README shows what was saved."""
 
 import re
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.children import WAIT_S, command, next_line, started
 from tools.torture import __main__ as runner
 from tools.torture.part import Finding, Result
 from tools.torture.parts import PARTS
@@ -82,3 +84,18 @@ def test_saving_writes_the_figures_and_the_readme(tmp_path: Path, monkeypatch: p
     assert (alarms.result.part, alarms.facts["run"]["seed"]) == ("alarms", "3")
     assert to_markdown([kill, alarms]) in readme.read_text()
     assert str(ROOT) not in saved.read_text()
+
+
+def test_a_run_that_is_ended_early_counts_what_it_has_done(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    options = ["power-loss", "kill", "--count", "1000000", "--seed", "1", "--folder", tmp_path, "--json", figures]
+    with started(command("tools.torture", *options)) as process:
+        while "power-loss: begins" not in next_line(process):
+            pass
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=WAIT_S)
+        assert process.returncode == 0, said
+    (row,) = from_json(figures.read_text())  # the second part had not begun
+    assert row.result.part == "power-loss"
+    assert 0 <= row.result.done < 100_000
+    assert row.result.findings == ()

@@ -1,14 +1,16 @@
-"""The runner: ``python -m tools.torture [PART ...]``."""
+"""The runner: ``python -m tools.torture [PART ...]``. Ctrl-C ends it early, and what was done until then counts."""
 
 import argparse
+import contextlib
 import datetime
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -16,7 +18,7 @@ from typing import Final
 from benchmarks.machine import describe_machine, describe_versions
 from tools.torture.part import SIZES, Amount, Part, Result, Size
 from tools.torture.parts import PARTS
-from tools.torture.processes import PROJECT, Task, run_in_process
+from tools.torture.processes import PROJECT, EarlyEnd, Task, run_in_process
 from tools.torture.report import Row, format_findings, format_table, from_json, put_into_readme, replace_rows, to_json
 
 SAVED: Final = Path(__file__).with_name("results.json")
@@ -57,9 +59,10 @@ def main() -> int:
     }
     for of_one_kind in facts.values():
         print(", ".join(f"{name} {value}" for name, value in of_one_kind.items()))
-    with ThreadPoolExecutor(options.jobs) as pool:
-        running = [pool.submit(_run, part, options) for part in parts]
-        results = [each.result() for each in running]
+    early_end = EarlyEnd()
+    with _ended_by_ctrl_c(early_end), ThreadPoolExecutor(options.jobs) as pool:
+        running = [pool.submit(_run, part, options, early_end) for part in parts]
+        results = [result for each in running if (result := each.result()) is not None]
     print(f"\n{format_table(results)}")
     for result in results:
         if told := format_findings(result):
@@ -73,6 +76,15 @@ def main() -> int:
     skipped = sum(sum(result.skipped.values()) for result in results)
     print(f"\n{found:,} found, {skipped:,} skipped")
     return 1 if found else 0
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c(early_end: EarlyEnd) -> Generator[None]:
+    previous = signal.signal(signal.SIGINT, lambda _number, _frame: early_end.ask())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _save(rows: list[Row]) -> None:
@@ -94,7 +106,10 @@ def _commit() -> str:
     return head.stdout.strip() + (" changed" if changes.returncode else "")
 
 
-def _run(part: Part, options: Options) -> Result:
+def _run(part: Part, options: Options, early_end: EarlyEnd) -> Result | None:
+    """Do the part. None: it was not begun, because an early end was asked for."""
+    if early_end.was_asked_for:
+        return None
     task = Task(
         part,
         options.seed,
@@ -105,7 +120,7 @@ def _run(part: Part, options: Options) -> Result:
         only=options.only,
     )
     print(f"{part.name}: begins", flush=True)
-    result = run_in_process(task, _teller(part.name))
+    result = run_in_process(task, _teller(part.name), early_end)
     verdict = f"{len(result.findings):,} FOUND" if result.findings else "nothing found"
     print(f"{part.name}: {result.done:,} {part.unit} in {result.seconds:,.0f} s, {verdict}", flush=True)
     return result

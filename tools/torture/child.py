@@ -4,6 +4,7 @@ A line of JSON for each second of progress, and one at the end with the result.
 """
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from tools.torture.part import SIZES, Amount, Ordeal, Size, run_part
 from tools.torture.parts import PARTS
+from tools.torture.processes import EARLY_END
 
 PROGRESS_S = 1.0
 
@@ -70,6 +72,7 @@ def main() -> None:
             first_finding_ends=options.first_finding_ends,
             on_progress=Progress().show,
         )
+        signal.signal(EARLY_END, lambda _number, _frame: ordeal.end())
         result = run_part(PARTS[options.part], ordeal)
     sys.stdout.write(f"result {result.to_json()}\n")
     sys.stdout.flush()

@@ -97,6 +97,7 @@ class Ordeal:
         self._first_finding_ends = first_finding_ends
         self._on_progress = on_progress
         self._started_s = time.monotonic()
+        self._is_ended = False
         self._done = 0
         self._skipped: dict[str, int] = {}
         self._figures: dict[str, float] = {}
@@ -149,6 +150,10 @@ class Ordeal:
         """Set a figure of the result."""
         self._figures[figure] = value
 
+    def end(self) -> None:
+        """Begin no further case: what was done until now is the result."""
+        self._is_ended = True
+
     def result(self, unit: str) -> Result:
         return Result(
             part=self.part,
@@ -165,7 +170,7 @@ class Ordeal:
     def _is_over(self) -> bool:
         seconds = self._amount.seconds
         is_late = seconds is not None and time.monotonic() - self._started_s > seconds
-        return is_late or (self._first_finding_ends and bool(self._findings))
+        return self._is_ended or is_late or (self._first_finding_ends and bool(self._findings))
 
 
 class Part(NamedTuple):

@@ -16,12 +16,14 @@ from tools.torture.allocations import environment_of_allocations
 from tools.torture.calls import compile_library, environment_with, lacks_gcc
 from tools.torture.part import Amount, Finding, Part, Result, Size
 
-__all__ = ["PROJECT", "Task", "run_in_process"]
+__all__ = ["EARLY_END", "PROJECT", "EarlyEnd", "Task", "run_in_process"]
 
 PROJECT: Final = Path(__file__).parent.parent.parent
 SILENCE_S: Final = 600.0
 """A part that tells no progress for so long hangs."""
 NO_CASE: Final = -1
+EARLY_END: Final = signal.SIGUSR1
+"""Tells the process of a part to begin no further case."""
 
 
 class Task(NamedTuple):
@@ -52,21 +54,48 @@ class Task(NamedTuple):
         return words + ["--first-finding-ends"] * self.first_finding_ends
 
 
-def run_in_process(task: Task, on_progress: Callable[[int, int | None], None]) -> Result:
+class EarlyEnd:
+    """Ends parts before their time, so that what they have done counts. Safe to ask for in a signal handler."""
+
+    def __init__(self) -> None:
+        self.was_asked_for = False
+        self._processes: set[subprocess.Popen[str]] = set()
+
+    def ask(self) -> None:
+        self.was_asked_for = True
+        for process in list(self._processes):
+            process.send_signal(EARLY_END)
+
+    def reach(self, process: "subprocess.Popen[str]") -> None:
+        """Let it end this process too, which was heard and so can be told."""
+        self._processes.add(process)
+        if self.was_asked_for:
+            process.send_signal(EARLY_END)
+
+    def forget(self, process: "subprocess.Popen[str]") -> None:
+        self._processes.discard(process)
+
+
+def run_in_process(
+    task: Task, on_progress: Callable[[int, int | None], None], early_end: EarlyEnd | None = None
+) -> Result:
     """Do the part in a process of its own and return its result."""
     done = 0
+    early_end = early_end or EarlyEnd()
     with tempfile.TemporaryFile("w+") as errors, _started(task, errors) as process:
         assert process.stdout is not None
         watch = _Watch(process)
         try:
             for line in process.stdout:
                 watch.heard()
+                early_end.reach(process)
                 word, _, rest = line.rstrip("\n").partition(" ")
                 if word == "result":
                     return Result.from_json(rest)
                 done, total = _progress(rest)
                 on_progress(done, total)
         finally:
+            early_end.forget(process)
             watch.end()
         errors.seek(0)
         sentence = f"The part ended with {process.wait()} after {done} cases: {errors.read()[-2_000:].strip()}"
