@@ -41,8 +41,15 @@ class Clock:
         self.now_ms += milliseconds
 
 
-def open_store(path: Path, clock: Clock, *, read_only: bool = False, dialect: DialectName | None = None) -> StreamStore:
-    return StreamStore(path, read_only=read_only, sync="off", clock=clock, dialect=dialect)
+def open_store(
+    path: Path,
+    clock: Clock,
+    *,
+    read_only: bool = False,
+    dialect: DialectName | None = None,
+    shard_limit: int | None = None,
+) -> StreamStore:
+    return StreamStore(path, read_only=read_only, sync="off", clock=clock, dialect=dialect, shard_limit=shard_limit)
 
 
 @pytest.fixture

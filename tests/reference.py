@@ -188,6 +188,7 @@ class StreamState:
 class ReferenceStore:
     def __init__(self, clock: Callable[[], int], flavour: Flavour) -> None:
         self.clock, self.flavour = clock, flavour
+        self.shard_limit = 4_000
         self.streams: dict[str, StreamState] = {}
         self.places: dict[str, tuple[StreamState, ShardState, int, int, int]] = {}  # sequence, not before, created
         self.pages: dict[str, tuple[str, StreamState, int, ShownBy, int]] = {}  # behind index, created
@@ -211,6 +212,7 @@ class ReferenceStore:
             raise errors.ResourceInUseException(resource=name, remedy="")
         if shard_count + sum(len(stream.shards) for stream in self.streams.values()) > 4_000:
             raise errors.LimitExceededException(limit="", remedy="")
+        self.refuse_more_open(shard_count)
         self.streams[name] = StreamState(
             self.flavour, self.clock(), retention_hours, write_quota, shard_count, read_quota=read_quota
         )
@@ -256,9 +258,16 @@ class ReferenceStore:
         )
 
     def describe_limits(self) -> model.DescribeLimitsResult:
-        open_count = sum(len(stream.open_shards()) for stream in self.streams.values())
         on_demand_count = sum(stream.mode == "ON_DEMAND" for stream in self.streams.values())
-        return model.DescribeLimitsResult(4_000, open_count, on_demand_count, 50)
+        return model.DescribeLimitsResult(self.shard_limit, self.open_count(), on_demand_count, 50)
+
+    def open_count(self) -> int:
+        return sum(len(stream.open_shards()) for stream in self.streams.values())
+
+    def refuse_more_open(self, count: int) -> None:
+        """A store may have more open shards than its limit, when it is opened with a lower one; it gets no more."""
+        if count > 0 and self.open_count() + count > self.shard_limit:
+            raise errors.LimitExceededException(limit="", remedy="")
 
     def update_stream(
         self, name: str, count: int | None, quota: int | str | None, hours: int | None, read_quota: bool | None
@@ -429,6 +438,7 @@ class ReferenceStore:
         margin = self.flavour.margin
         inside = shard.keys.starting_hash_key + margin < at <= shard.keys.ending_hash_key - margin
         refuse_unless(inside, "new_starting_hash_key", hash_key)
+        self.refuse_more_open(1)
         self.streams[name].split(shard, at, self.clock())
         self.streams[name].drop_expired(self.clock())
 
@@ -444,12 +454,13 @@ class ReferenceStore:
 
     def refuse_resize(self, stream: StreamState, target: int, argument: str) -> None:
         refuse_unless(stream.mode == "PROVISIONED", "stream_name", None)
+        open_count = len(stream.open_shards())
         if self.flavour is AWS:
             today = [time_ms for time_ms in stream.resized_ms if self.clock() - DAY_MS < time_ms <= self.clock()]
             if len(today) >= 10:
                 raise errors.LimitExceededException(limit="", remedy="")
-            open_count = len(stream.open_shards())
             refuse_unless(open_count / 2 <= target <= open_count * 2, argument, target)
+        self.refuse_more_open(target - open_count)
 
     def update_shard_count(self, name: str, target: int) -> model.UpdateShardCountResult:
         """Cut the shards where the new ranges start, the middle first; join what lies in one, halves first."""

@@ -683,14 +683,17 @@ class StoreAndOracle(RuleBasedStateMachine):
         self.trim()  # what had expired by now may be gone already, and must not come back on either side
         self.clock.advance(-milliseconds)
 
-    @rule()
-    def reopen(self) -> None:
+    @rule(shards_left=st.sampled_from([4_000, 0, 1, 2, -2]), name=any_stream_names, count=st.sampled_from([1, 2, 3]))
+    def reopen(self, shards_left: int, name: str, count: int) -> None:
         self.store.close()
         self.oracle.forget_reading()
         with pytest.raises(InvalidArgumentException) as refusal:
             open_store(self.folder / "store", self.clock, dialect="aws" if self.dialect == "yandex" else "yandex")
         assert refusal.value.argument == "dialect"
-        self.store = open_store(self.folder / "store", self.clock)
+        self.open(min(max(self.oracle.open_count() + shards_left, 1), 4_000))
+        if shards_left < 3:  # so few that the next ones may be too many
+            self.create_stream(name, count, 24, None, None)
+            self.update_shard_count("a", count + 2, None)
 
     @rule(rarely=mostly(st.just(False), True), compact=st.booleans())
     def go_on_with_a_backup(self, rarely: bool, compact: bool) -> None:
@@ -712,13 +715,14 @@ class StoreAndOracle(RuleBasedStateMachine):
         shutil.rmtree(self.folder / "store")
         (self.folder / name).rename(self.folder / "store")
         self.oracle.forget_reading()
-        self.store = open_store(self.folder / "store", self.clock)
+        self.open()
         self.everything_is_the_same()
 
     @rule()
     def reopen_for_reading_only(self) -> None:
         self.store.close()
         self.oracle.forget_reading()
+        self.oracle.shard_limit = 4_000
         with open_store(self.folder / "store", self.clock, read_only=True) as self.store:
             self.everything_is_the_same()
             for change in (
@@ -729,7 +733,7 @@ class StoreAndOracle(RuleBasedStateMachine):
                 with pytest.raises(InvalidArgumentException) as refusal:
                     change()
                 assert refusal.value.argument == "read_only"
-        self.store = open_store(self.folder / "store", self.clock)
+        self.open()
 
     @rule()
     def everything_is_the_same(self) -> None:
@@ -745,6 +749,10 @@ class StoreAndOracle(RuleBasedStateMachine):
             assert self.store.list_stream_consumers(name) == consumers
             for shard in description.shards:
                 assert list(self.store.read(name, shard.shard_id)) == self.oracle.read(name, shard.shard_id, start="0")
+
+    def open(self, shard_limit: int = 4_000) -> None:
+        self.oracle.shard_limit = shard_limit
+        self.store = open_store(self.folder / "store", self.clock, shard_limit=shard_limit)
 
     def change(self, real: Callable[[], object], expected: Callable[[], object], failure: Moment | None) -> None:
         """Make the change on both sides; one whose commit fails is stored exactly when the store says so."""
