@@ -394,6 +394,7 @@ def test_who_offers_another_protocol_is_answered_in_this_one() -> None:
         (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
         (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\na", 400),
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 500_000, 431),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431),
         (b"GET /" + b"x" * 500_000, 431),
     ],
 )

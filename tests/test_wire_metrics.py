@@ -188,6 +188,21 @@ def test_a_server_is_well_while_its_store_can_be_read(aws_store: StreamStore) ->
     assert json.loads(text_of(closed))["status"] == "failed"
 
 
+@pytest.mark.parametrize("request_", [HEALTH, METRICS])
+def test_who_asks_a_server_with_a_mistake_is_not_left_waiting(
+    aws_store: StreamStore, request_: WireRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def err(*_: object, **__: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(aws_store, "list_streams", err)
+    (response,) = answers(aws_store, request_)
+    assert (response.status, json.loads(text_of(response))) == (
+        500,
+        {"problem": "a mistake in the server, which its log tells"},
+    )
+
+
 def test_metrics_of_a_store_that_is_closed_are_unavailable(aws_store: StreamStore) -> None:
     aws_store.close()
     assert answers(aws_store, METRICS)[0].status == 503

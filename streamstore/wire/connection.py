@@ -50,7 +50,11 @@ class Hub:
         self.now_s = self.loop.time()
         self.date = format_datetime(now, usegmt=True)
         for connection in list(self.connections):
-            connection.look_after()
+            try:
+                connection.look_after()
+            except Exception as error:  # the others are looked after all the same
+                LOG.error("A connection met a mistake in streamstore.", exc_info=error)
+                connection.transport.abort()
 
     def stop(self) -> None:
         """Take no further request on any connection. What came is answered."""

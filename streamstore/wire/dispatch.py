@@ -87,23 +87,23 @@ class Dispatcher:
         A put needs no task then, which costs as much as the put.
         """
         if len(request.body) > BODY_BYTES_ON_LOOP_MAX:
-            self._spawn(self._open_in_thread(request, reply))
+            self._spawn(request, reply, self._open_in_thread(request, reply))
             return
         try:
             call = self._open(request)
         except Exception as error:
-            self._spawn(self._refuse(request, None, error, reply))
+            self._spawn(request, reply, self._refuse(request, None, error, reply))
         else:
             self._start_call(request, call, reply)
 
     def _start_call(self, request: WireRequest, call: _Call, reply: Reply) -> None:
         try:
             if call.action.start is None or self._transitions.may_hide_shards(call.action.name, call.arguments):
-                self._spawn(self._run_in_thread(request, call, reply))
+                self._spawn(request, reply, self._run_in_thread(request, call, reply))
                 return
             started = call.action.start(self._awaited, call.arguments)
         except Exception as error:
-            self._spawn(self._refuse(request, call, error, reply))
+            self._spawn(request, reply, self._refuse(request, call, error, reply))
             return
         if isinstance(started, AsyncFeed):
             asyncio.get_running_loop().call_soon(reply, self._response(call, started))
@@ -114,7 +114,7 @@ class Dispatcher:
         try:
             response = self._response(call, output())
         except Exception as error:
-            self._spawn(self._refuse(request, call, error, reply))
+            self._spawn(request, reply, self._refuse(request, call, error, reply))
         else:
             reply(response)
 
@@ -141,8 +141,14 @@ class Dispatcher:
             response = self._response_to_error(request, call, error)
         reply(response)
 
-    def _spawn(self, answering: Coroutine[object, object, None]) -> None:
-        task = asyncio.get_running_loop().create_task(answering)
+    def _spawn(self, request: WireRequest, reply: Reply, answering: Coroutine[object, object, None]) -> None:
+        async def answer() -> None:
+            try:
+                await answering
+            except Exception as error:  # whatever goes wrong, who asked is not left waiting
+                reply(self._response_to_error(request, None, error))
+
+        task = asyncio.get_running_loop().create_task(answer())
         self._tasks.add(task)  # a loop knows its tasks only weakly
         task.add_done_callback(self._tasks.discard)
 

@@ -56,6 +56,7 @@ class Http1Connection(Connection):
         self._is_cut_off = False  # by us, within a request
         self._has_ended = False
         """The client will send nothing more. Who is gone cannot be told from that before something is written."""
+        self._read_bytes = 0
         self._head_bytes = 0
         self._body_bytes = 0
         self._url = b""
@@ -65,8 +66,9 @@ class Http1Connection(Connection):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
+        self._read_bytes = len(data)
         if self._is_in_head:
-            self._head_bytes += len(data)
+            self._head_bytes += self._read_bytes
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
@@ -101,7 +103,9 @@ class Http1Connection(Connection):
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         self._is_in_body = True
-        if self._asked is None and not self._parser.should_upgrade():
+        if self._read_bytes > HEAD_BYTES_MAX and self._size_of_head() > HEAD_BYTES_MAX:
+            self._refuse(HEAD_TOO_LARGE)
+        elif self._asked is None and not self._parser.should_upgrade():
             self.deadline_s = self.hub.now_s + BODY_SECONDS_MAX
             if self._headers.get("expect", "").lower() == "100-continue":
                 self.transport.write(CONTINUE)
@@ -136,6 +140,9 @@ class Http1Connection(Connection):
         del self._parser  # which knows us: what has come would stay until the next collection of cycles
         if self._streaming is not None:
             self._streaming.cancel()
+
+    def _size_of_head(self) -> int:
+        return len(self._url) + sum(len(name) + len(value) for name, value in self._headers.items())
 
     def _ask(self, *, is_kept_alive: bool) -> None:
         """Answer the request that has come, behind those before it."""

@@ -6,6 +6,7 @@ came before is finished.
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from ipaddress import ip_address
@@ -26,6 +27,8 @@ OWN_PATHS: Final = (HEALTH_PATH, METRICS_PATH)
 ERROR_HEADER: Final = "x-amzn-errortype"
 UNAVAILABLE: Final = 503
 FORBIDDEN: Final = 403
+INTERNAL: Final = 500
+LOG: Final = logging.getLogger("streamstore.wire")
 SUCCESS: Final = 200
 
 
@@ -104,7 +107,12 @@ class Service:
             self._idle.set()
 
     async def _tell(self, request: WireRequest, reply: Reply) -> None:
-        reply(await (self._health() if request.path == HEALTH_PATH else self._rendered_metrics(request)))
+        try:
+            response = await (self._health() if request.path == HEALTH_PATH else self._rendered_metrics(request))
+        except Exception as error:
+            LOG.error("The server met a mistake in streamstore.", exc_info=error)
+            response = _json_response(INTERNAL, {"problem": "a mistake in the server, which its log tells"})
+        reply(response)
 
     async def _until_stopped(self, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yield the frames of a subscription, which would go on for minutes behind ``stop``; its reader comes again."""
