@@ -87,6 +87,11 @@ class Connection(asyncio.Protocol, ABC):
         self._read_last_s = hub.now_s
         self._is_held_back = False
 
+    @property
+    def is_writing_paused(self) -> bool:
+        """Whether the client reads more slowly than it is told."""
+        return self._writable is not None
+
     @abstractmethod
     def finish(self) -> None:
         """Close as soon as nothing is under way."""

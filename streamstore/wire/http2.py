@@ -5,7 +5,8 @@ bounds of both.
 """
 
 import asyncio
-from contextlib import aclosing, suppress
+from collections.abc import Generator, Iterable
+from contextlib import aclosing, contextmanager, suppress
 from typing import Final
 
 from h2.config import H2Configuration
@@ -23,6 +24,7 @@ from h2.events import (
 )
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
+from hpack import Encoder, HeaderTuple
 
 from streamstore.limits import REQUEST_BODY_BYTES_MAX
 from streamstore.wire.connection import (
@@ -45,6 +47,24 @@ RESETS_MAX: Final = 1_000  # of one connection: who takes back so many requests 
 BYTES_WITHOUT_EVENT_MAX: Final = 2 * HEAD_BYTES_MAX  # h2 would wait for the end of any frame, which may have 16 MB
 TOO_LATE: Final = WireResponse(REQUEST_TIMEOUT, [], b"")
 WINDOW_BYTES: Final = 1_048_576  # what a client may send of a request before it hears from us
+
+
+CONFIGURATION: Final = H2Configuration(
+    client_side=False,
+    header_encoding="latin-1",
+    validate_outbound_headers=False,  # they are ours, and in lower case
+    normalize_outbound_headers=False,
+)
+
+
+_Header = HeaderTuple | tuple[bytes | str, bytes | str] | tuple[bytes | str, bytes | str, bool | None]
+
+
+class _PlainEncoder(Encoder):
+    """Writes headers without Huffman's code, which saves a quarter of their bytes for a tenth of a request's CPU."""
+
+    def encode(self, headers: Iterable[_Header] | dict[bytes | str, bytes | str], huffman: bool = False) -> bytes:
+        return super().encode(headers, huffman)
 
 
 class _Stream:
@@ -77,7 +97,8 @@ class Http2Connection(Connection):
         self._resets = 0
         self._bytes_without_event = 0
         self._is_ending = False
-        self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding="latin-1"))
+        self._h2 = H2Connection(CONFIGURATION)
+        self._h2.encoder = _PlainEncoder()
         self._h2.local_settings = Settings(
             client=False,
             initial_values={
@@ -206,19 +227,42 @@ class Http2Connection(Connection):
 
     def _reply(self, stream: _Stream, response: WireResponse) -> None:
         stream.is_asked = True
+        body = response.body
         if self.transport.is_closing() or stream.number not in self._streams:
             response.close()
+        elif isinstance(body, bytes) and self._has_room_for(stream, body):
+            self._send_at_once(stream, response, body)
         else:
             stream.sending = self.hub.loop.create_task(self._send(stream, response))
 
-    async def _send(self, stream: _Stream, response: WireResponse) -> None:
-        """Send the answer, and forget the request whatever becomes of that."""
-        try:
-            if isinstance(response.body, bytes):
-                await self._send_whole(stream, response, response.body)
-            else:
-                await self._send_frames(stream, response)
+    def _has_room_for(self, stream: _Stream, body: bytes) -> bool:
+        """Tell whether the client takes the whole body now, in one piece."""
+        if self.is_writing_paused or len(body) > self._h2.max_outbound_frame_size:
+            return False
+        return len(body) <= self._h2.local_flow_control_window(stream.number)
+
+    def _send_at_once(self, stream: _Stream, response: WireResponse, body: bytes) -> None:
+        """Send an answer without a task, which a put would notice."""
+        with self._sending(stream):
+            if self._send_head(stream, response, body):
+                self._h2.send_data(stream.number, body, end_stream=True)
+            self._flush()
             stream.is_answered = True
+
+    async def _send(self, stream: _Stream, response: WireResponse) -> None:
+        with self._sending(stream):
+            if not isinstance(response.body, bytes):
+                await self._send_frames(stream, response)
+            elif self._send_head(stream, response, response.body):
+                await self._send_data(stream, response.body, end_stream=True)
+            self._flush()
+            stream.is_answered = True
+
+    @contextmanager
+    def _sending(self, stream: _Stream) -> Generator[None]:
+        """Forget the request behind the block, whatever becomes of its answer."""
+        try:
+            yield
             self._resets = max(0, self._resets - 1)
         except H2Error:  # the client has taken back its request
             pass
@@ -230,13 +274,12 @@ class Http2Connection(Connection):
             self._set_deadline()
             self._close_if_done()
 
-    async def _send_whole(self, stream: _Stream, response: WireResponse, body: bytes) -> None:
+    def _send_head(self, stream: _Stream, response: WireResponse, body: bytes) -> bool:
+        """Begin an answer that is known whole. Return whether its body follows."""
         headers = [*self._headers(response), ("content-length", str(len(body)))]
         has_body = bool(body) and stream.headers.get(":method") != "HEAD"
         self._h2.send_headers(stream.number, headers, end_stream=not has_body)
-        if has_body:
-            await self._send_data(stream, body, end_stream=True)
-        self._flush()
+        return has_body
 
     async def _send_frames(self, stream: _Stream, response: WireResponse) -> None:
         """Send frames as they come, until there are no more or the client goes away."""
@@ -246,7 +289,6 @@ class Http2Connection(Connection):
             async for frame in frames:
                 await self._send_data(stream, frame, end_stream=False)
         self._h2.end_stream(stream.number)
-        self._flush()
 
     def _headers(self, response: WireResponse) -> list[tuple[str, str]]:
         headers = [(":status", str(response.status)), ("date", self.hub.date)]
