@@ -11,7 +11,7 @@ import pytest
 
 from streamstore import StreamStore
 from streamstore.wire import Dispatcher, Permit, WireRequest, WireResponse, app
-from tests.commits import HeldCommits, held_commits, last_commit
+from tests.commits import WAIT_S, HeldCommits, held_commits, last_commit
 from tests.conftest import Clock, open_store
 from tests.wire import CBOR, JSON, Wire, decoded, frames_of
 
@@ -282,6 +282,19 @@ def test_the_awaited_answer_is_the_one_in_process(wire: Wire) -> None:
     for one in asked:
         awaited, here = asyncio.run(wire.dispatcher.answer_async(one)), wire.dispatcher.answer(one)
         assert (awaited.status, awaited.body) == (here.status, here.body)
+
+
+def test_a_mistake_on_the_way_of_a_refusal_leaves_nobody_waiting(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def err(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(Dispatcher, "_refusal_of", err)
+    asked = wire.request("PutRecord", {**PUT, "StreamName": "unknown"})
+    answer = asyncio.run(asyncio.wait_for(wire.dispatcher.answer_async(asked), WAIT_S))
+    assert answer.status == 500
+    assert "a mistake" in caplog.text
 
 
 def test_the_application_answers_the_server_that_starts_and_stops(aws_store: StreamStore) -> None:

@@ -74,6 +74,11 @@ def test_json_that_is_written_is_read_back(value: object) -> None:
     assert json.loads(JSON_1_1.encode({"value": value})) == {"value": value}
 
 
+def test_what_is_no_unicode_is_written_beside_bytes_and_times() -> None:
+    written = JSON_1_1.encode({"Text": "\ud800", "Data": b"\x00hi", "Time": Moment(1_500)})
+    assert written == b'{"Text":"\\ud800","Data":"AGhp","Time":1.5}'
+
+
 @pytest.mark.parametrize("ms", [0, 1, 999, 1_700_000_000_000, 1_700_000_000_123, 253_402_300_799_999])
 def test_bytes_and_times_are_written_as_the_service_writes_them(ms: int) -> None:
     written = JSON_1_1.encode({"Data": b"\x00hi", "Time": Moment(ms)}).decode()

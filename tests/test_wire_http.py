@@ -8,7 +8,7 @@ import contextlib
 import gc
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -33,11 +33,14 @@ from streamstore.wire import connection, http1, http2, listener
 from streamstore.wire.http import Reply, WireRequest, WireResponse
 from streamstore.wire.listener import Listener, bind
 from tests.commits import WAIT_S
+from tests.signing import signed
+from tests.test_wire_signature import gate
 
 T = TypeVar("T")
 
 NOW: Final = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DATE: Final = "Fri, 02 Jan 2026 03:04:05 GMT"
+PLAIN: Final[Mapping[str, str]] = {"x-a": "b"}
 BIG: Final = bytes(range(256)) * 16_384  # 4 MiB: more than any socket keeps
 
 
@@ -168,14 +171,18 @@ class Client2:
         await self.writer.drain()
 
     async def ask(
-        self, path: str = "/", body: bytes = b"", *, method: str = "POST", ends: bool = True, expect: bool = False
+        self,
+        path: str = "/",
+        body: bytes = b"",
+        *,
+        method: str = "POST",
+        ends: bool = True,
+        headers: Mapping[str, str] = PLAIN,
     ) -> int:
         """Begin a request, and end it if it is to end. Return its number."""
         number = self.h2.get_next_available_stream_id()
-        headers = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "here:1"), ("x-a", "b")]
-        if expect:
-            headers.append(("expect", "100-continue"))
-        self.h2.send_headers(number, headers, end_stream=ends and not body)
+        where = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "here:1")]
+        self.h2.send_headers(number, [*where, *headers.items()], end_stream=ends and not body)
         await self.send(number, body, ends=ends)
         return number
 
@@ -636,7 +643,7 @@ def test_bodies_go_both_ways_in_pieces_that_there_is_room_for() -> None:
 def test_who_asks_over_http_2_whether_to_send_a_body_is_told_to() -> None:
     async def test(place: Place) -> None:
         client = await place.connect_2()
-        number = await client.ask("/", ends=False, expect=True)
+        number = await client.ask("/", ends=False, headers={"expect": "100-continue"})
         await client.wait_for(number, InformationalResponseReceived)
         await client.send(number, b"body")
         assert (await client.answer(number))[1] == b"body"
@@ -736,6 +743,28 @@ def test_garbage_behind_the_hello_of_http_2_ends_the_connection(garbage: bytes, 
         return [event.error_code for event in await client.rest() if isinstance(event, ConnectionTerminated)]
 
     assert serving(test) == [told]
+
+
+@pytest.mark.parametrize("is_http_2", [False, True])
+@pytest.mark.parametrize("path", ["/", "/ru-central1/b1g/etn%20x/", "/a:b@c!$&'()*+,;=~"])
+def test_a_request_that_was_taken_apart_is_still_what_was_signed(path: str, is_http_2: bool) -> None:
+    request = signed(url=f"http://here:1{path}")
+
+    async def test(place: Place) -> None:
+        if is_http_2:
+            client = await place.connect_2()
+            kept = {name: value for name, value in request.headers.items() if name != "host"}
+            await client.answer(await client.ask(path, request.body, headers=kept))
+        else:
+            kept = {name: value for name, value in request.headers.items() if name != "content-length"}
+            lines = [f"{name}: {value}" for name, value in kept.items()]
+            plain = await place.connect()
+            await plain.send(post(path, request.body, *lines))
+            await plain.answer()
+        (asked,) = place.service.asked
+        gate().authenticate(asked)
+
+    serving(test)
 
 
 def test_too_many_connections_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:

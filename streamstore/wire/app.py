@@ -8,7 +8,7 @@ from urllib.parse import quote
 from streamstore import StreamStore
 from streamstore.limits import REQUEST_BODY_BYTES_MAX
 from streamstore.wire.dispatch import Authenticate, Dispatcher
-from streamstore.wire.http import BODY_SECONDS_MAX, REQUEST_TIMEOUT, Answer, WireRequest, WireResponse
+from streamstore.wire.http import BODY_SECONDS_MAX, TOO_LATE, Answer, WireRequest, WireResponse
 
 __all__ = ["App", "app"]
 
@@ -16,7 +16,6 @@ Message = MutableMapping[str, object]
 Scope = MutableMapping[str, object]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-TOO_LATE: Final = WireResponse(REQUEST_TIMEOUT, [], b"")
 UNENCODED_IN_PATHS: Final = "/:@!$&'()*+,;=~"
 
 

@@ -5,19 +5,17 @@ each request would cost as much as reading it.
 """
 
 import asyncio
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Final, cast
 
-from streamstore.wire.http import Start, WireResponse
+from streamstore.wire.http import LOG, Start, WireResponse
 
 __all__ = [
     "HEAD_BYTES_MAX",
     "HEAD_SECONDS_MAX",
-    "LOG",
     "NEVER_S",
     "STALL_SECONDS_MAX",
     "Connection",
@@ -29,7 +27,6 @@ HEAD_BYTES_MAX: Final = 65_536
 HEAD_SECONDS_MAX: Final = 30.0  # from its first byte to its last, and of a connection that is idle
 STALL_SECONDS_MAX: Final = 60.0  # that a client reads nothing of what it is told
 NEVER_S: Final = float("inf")
-LOG: Final = logging.getLogger("streamstore.wire")
 
 
 class Hub:

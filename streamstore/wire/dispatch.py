@@ -6,7 +6,6 @@ operation of the store. Only the last one is awaited, and only where awaiting ne
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import Callable, Coroutine
 from typing import Final, NamedTuple
 
@@ -17,7 +16,7 @@ from streamstore.model import SubscribeToShardEvent
 from streamstore.wire.actions import Action, Output, actions_of
 from streamstore.wire.arguments import Arguments
 from streamstore.wire.eventstream import await_frames, frames
-from streamstore.wire.http import Reply, WireRequest, WireResponse, answered
+from streamstore.wire.http import LOG, Reply, WireRequest, WireResponse, answered
 from streamstore.wire.protocol import (
     Codec,
     answer_with,
@@ -40,7 +39,6 @@ Authenticate = Callable[[WireRequest], Permit]
 
 BODY_BYTES_ON_LOOP_MAX: Final = 65_536  # what is parsed in less than a millisecond; the rest goes to a thread
 INTERNAL: Final = 500
-LOG: Final = logging.getLogger("streamstore.wire")
 
 
 class _Call(NamedTuple):

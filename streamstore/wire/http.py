@@ -1,13 +1,26 @@
 """One request and one answer, as far as the wire cares: no server and no client of HTTP is seen behind them."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-__all__ = ["BODY_SECONDS_MAX", "REQUEST_TIMEOUT", "Answer", "Reply", "Start", "WireRequest", "WireResponse", "answered"]
+__all__ = [
+    "BODY_SECONDS_MAX",
+    "LOG",
+    "REQUEST_TIMEOUT",
+    "TOO_LATE",
+    "Answer",
+    "Reply",
+    "Start",
+    "WireRequest",
+    "WireResponse",
+    "answered",
+]
 
 BODY_SECONDS_MAX: Final = 30.0  # from a head to the end of its body
 REQUEST_TIMEOUT: Final = 408
+LOG: Final = logging.getLogger("streamstore.wire")
 
 
 def _nothing_to_close() -> None:
@@ -35,6 +48,10 @@ class WireResponse(NamedTuple):
     headers: list[tuple[str, str]]
     body: bytes | Iterator[bytes] | AsyncIterator[bytes]
     close: Callable[[], None] = _nothing_to_close
+
+
+TOO_LATE: Final = WireResponse(REQUEST_TIMEOUT, [], b"")
+"""The answer to who does not send a body in time."""
 
 
 Answer = Callable[[WireRequest], Awaitable[WireResponse]]

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from streamstore.limits import REQUEST_BODY_BYTES_MAX
-from streamstore.wire.connection import HEAD_BYTES_MAX, HEAD_SECONDS_MAX, LOG, NEVER_S, Connection, Hub, frames_of
-from streamstore.wire.http import BODY_SECONDS_MAX, REQUEST_TIMEOUT, WireRequest, WireResponse
+from streamstore.wire.connection import HEAD_BYTES_MAX, HEAD_SECONDS_MAX, NEVER_S, Connection, Hub, frames_of
+from streamstore.wire.http import BODY_SECONDS_MAX, LOG, REQUEST_TIMEOUT, WireRequest, WireResponse
 
 __all__ = ["Http1Connection"]
 

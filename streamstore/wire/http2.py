@@ -30,14 +30,13 @@ from streamstore.limits import REQUEST_BODY_BYTES_MAX
 from streamstore.wire.connection import (
     HEAD_BYTES_MAX,
     HEAD_SECONDS_MAX,
-    LOG,
     NEVER_S,
     STALL_SECONDS_MAX,
     Connection,
     Hub,
     frames_of,
 )
-from streamstore.wire.http import BODY_SECONDS_MAX, REQUEST_TIMEOUT, WireRequest, WireResponse
+from streamstore.wire.http import BODY_SECONDS_MAX, LOG, TOO_LATE, WireRequest, WireResponse
 
 __all__ = ["PREFACE", "Http2Connection"]
 
@@ -45,17 +44,13 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 STREAMS_MAX: Final = 256  # of one connection at the same time; a client waits with more
 RESETS_MAX: Final = 1_000  # of one connection: who takes back so many requests wants the work, not the answers
 BYTES_WITHOUT_EVENT_MAX: Final = 2 * HEAD_BYTES_MAX  # h2 would wait for the end of any frame, which may have 16 MB
-TOO_LATE: Final = WireResponse(REQUEST_TIMEOUT, [], b"")
 WINDOW_BYTES: Final = 1_048_576  # what a client may send of a request before it hears from us
-
-
 CONFIGURATION: Final = H2Configuration(
     client_side=False,
     header_encoding="latin-1",
     validate_outbound_headers=False,  # they are ours, and in lower case
     normalize_outbound_headers=False,
 )
-
 
 _Header = HeaderTuple | tuple[bytes | str, bytes | str] | tuple[bytes | str, bytes | str, bool | None]
 

@@ -3,6 +3,7 @@
 Knows nothing of any action. Sources: the AWS JSON 1.1 protocol, and the HTTP proxy of Yandex Data Streams.
 """
 
+import base64
 import json
 import os
 import zlib
@@ -142,12 +143,14 @@ def _decode_json(body: bytes) -> object:
 
 def _encode_json(value: object) -> bytes:
     try:
-        return msgspec.json.encode(value, enc_hook=_json_of_moment)  # bytes in Base64
+        return msgspec.json.encode(value, enc_hook=_json_of_other)  # bytes in Base64
     except UnicodeEncodeError:  # what quotes a text that is no Unicode
         return _JSON_ENCODER.encode(value).encode("ascii")
 
 
-def _json_of_moment(value: object) -> object:
+def _json_of_other(value: object) -> object:
+    if isinstance(value, bytes):  # which only Python's own asks for
+        return base64.b64encode(value).decode("ascii")
     assert isinstance(value, Moment)
     return value.ms / 1000  # printed with three decimals and no exponent: so few digits need none
 
@@ -184,7 +187,7 @@ def _decode_epoch(value: object, immutable: bool) -> Moment:
 
 SEMANTIC_DECODERS: Final = {EPOCH_TAG: _decode_epoch}
 _JSON_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
-_JSON_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
+_JSON_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=_json_of_other)
 
 JSON_1_1: Final = Codec("JSON", "application/x-amz-json-1.1", _decode_json, _encode_json)
 CBOR_1_1: Final = Codec("CBOR", "application/x-amz-cbor-1.1", _decode_cbor, _encode_cbor)

@@ -86,6 +86,7 @@ class _Serving:
         try:
             await self._serve()
         finally:
+            gc.unfreeze()
             if self._access_log is not None:
                 self._access_log.close()
 

@@ -6,7 +6,6 @@ came before is finished.
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from ipaddress import ip_address
@@ -14,7 +13,7 @@ from typing import Final
 
 from streamstore import StoreClosedError, StreamStore, StreamStoreError
 from streamstore.wire.access_log import AccessLog, line_of
-from streamstore.wire.http import Reply, Start, WireRequest, WireResponse, answered
+from streamstore.wire.http import LOG, Reply, Start, WireRequest, WireResponse, answered
 from streamstore.wire.metrics import METRICS_CONTENT_TYPE, Metrics
 from streamstore.wire.protocol import JSON_1_1, answer_with_refusal
 from streamstore.wire.refusal import refusal_of
@@ -28,7 +27,6 @@ ERROR_HEADER: Final = "x-amzn-errortype"
 UNAVAILABLE: Final = 503
 FORBIDDEN: Final = 403
 INTERNAL: Final = 500
-LOG: Final = logging.getLogger("streamstore.wire")
 SUCCESS: Final = 200
 
 

@@ -309,7 +309,7 @@ def _parse_base64(text: str) -> bytes:
     try:
         data = pybase64.b64decode(text, validate=True)
         # The last characters may have bits that are in no byte, or the padding of none.
-        if len(text) % 4 == 0 and pybase64.b64encode(data[-(len(data) % 3 or 3) :]) == text[-4:].encode("ascii"):
+        if pybase64.b64encode(data[-(len(data) % 3 or 3) :]) == text[-4:].encode("ascii"):
             return data
     except ValueError:
         pass
