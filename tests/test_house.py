@@ -177,7 +177,7 @@ WIRE_MAY_IMPORT_FROM_OUTSIDE = {
     "shapes": {"pybase64"},
     "metrics": {"prometheus_client"},
     "http1": {"httptools"},
-    "http2": {"h2", "hpack"},
+    "http2": {"h2", "hpack", "hyperframe"},
     "serve": {"prometheus_client", "uvloop"},
     "prepared": {"botocore"},
     "in_process": {"boto3", "botocore", "mypy_boto3_kinesis"},

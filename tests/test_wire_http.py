@@ -27,6 +27,7 @@ from h2.events import (
     StreamReset,
 )
 from h2.settings import SettingCodes
+from hyperframe.frame import GoAwayFrame
 
 from streamstore.limits import REQUEST_BODY_BYTES_MAX
 from streamstore.wire import connection, http1, http2, listener
@@ -80,6 +81,8 @@ class Service:
 
     async def _frames(self, path: str) -> AsyncIterator[bytes]:
         try:
+            if path == "/stream-held":
+                await self.go_on.wait()
             for number in range(3):
                 yield b"frame %d" % number
             if path == "/stream-on":
@@ -705,6 +708,34 @@ def test_a_stream_of_http_2_comes_frame_by_frame_and_ends_or_is_taken_back() -> 
         client.close()
         while (place.service.streams_ended, place.service.streams_closed) != (3, 3):
             await asyncio.sleep(0.01)
+
+    serving(test)
+
+
+def test_who_says_goodbye_over_http_2_still_gets_its_answers() -> None:
+    async def test(place: Place) -> None:
+        client = await place.connect_2(INITIAL_WINDOW_SIZE=1_000)
+        held, big, half = [await client.ask("/held"), await client.ask("/big"), await client.ask("/", ends=False)]
+        client.writer.write(GoAwayFrame(0).serialize())
+        place.service.go_on.set()
+        assert (await client.answer(held))[1] == b"nothing"
+        assert (await client.answer(big))[1] == BIG
+        await client.send(half, b"the other half")
+        assert (await client.answer(half))[1] == b"the other half"
+        assert any(isinstance(event, ConnectionTerminated) for event in await client.rest())
+
+    serving(test)
+
+
+def test_a_stream_of_http_2_goes_on_behind_the_goodbye_of_its_client() -> None:
+    async def test(place: Place) -> None:
+        client = await place.connect_2()
+        number = await client.ask("/stream-held")
+        await client.wait_for(number, ResponseReceived)
+        client.writer.write(GoAwayFrame(0).serialize())
+        await asyncio.sleep(0.05)
+        place.service.go_on.set()
+        assert (await client.answer(number))[1] == b"frame 0frame 1frame 2"
 
     serving(test)
 

@@ -25,6 +25,7 @@ from h2.events import (
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 from hpack import Encoder, HeaderTuple
+from hyperframe.frame import Frame, GoAwayFrame
 
 from streamstore.limits import REQUEST_BODY_BYTES_MAX
 from streamstore.wire.connection import (
@@ -62,6 +63,21 @@ class _PlainEncoder(Encoder):
         return super().encode(headers, huffman)
 
 
+class _H2Connection(H2Connection):
+    """h2 that hears a goodbye (GOAWAY) as what it is: no request comes any more, and those that came are answered.
+
+    Its own takes it for the end of the connection, and what it has not sent yet is lost (h2, issue 1181). The client of
+    JavaScript says goodbye as soon as it has the head of an answer.
+    """
+
+    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
+        event = ConnectionTerminated()
+        event.error_code = frame.error_code
+        event.last_stream_id = frame.last_stream_id
+        event.additional_data = frame.additional_data or None
+        return [], [event]
+
+
 class _Stream:
     """One request and its answer. ``deadline_s`` is when its client will have taken too long for its part of it."""
 
@@ -92,7 +108,7 @@ class Http2Connection(Connection):
         self._resets = 0
         self._bytes_without_event = 0
         self._is_ending = False
-        self._h2 = H2Connection(CONFIGURATION)
+        self._h2 = _H2Connection(CONFIGURATION)
         self._h2.encoder = _PlainEncoder()
         self._h2.local_settings = Settings(
             client=False,

@@ -83,17 +83,23 @@ class Conversation:
         """Wait with a waiter of the client."""
         return self._ask("wait", waiter, members)
 
-    def subscribe(self, records: int, **members: object) -> Outcome:
-        """Subscribe to a shard, and read until so many records have come, or the subscription ends."""
-        return self._ask("subscribe", records, members)
+    def subscribe(self, records: int, meanwhile: tuple[str, Members] | None = None, **members: object) -> Outcome:
+        """Subscribe to a shard, and read until so many records have come, or the subscription ends.
 
-    def _ask(self, kind: str, what: object, members: Members) -> Outcome:
+        ``meanwhile``: an action to call once the first event has come, and its members.
+        """
+        if meanwhile is None:
+            return self._ask("subscribe", records, members)
+        action, its_members = meanwhile
+        return self._ask("subscribe", records, members, meanwhile={"call": action, "members": its_members})
+
+    def _ask(self, kind: str, what: object, members: Members, **more: object) -> Outcome:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         late = threading.Timer(ANSWER_S_MAX, self._process.kill)
         late.start()
         try:
-            self._process.stdin.write(json.dumps({kind: what, "members": members}) + "\n")
+            self._process.stdin.write(json.dumps({kind: what, "members": members, **more}) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:

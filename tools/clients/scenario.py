@@ -190,23 +190,29 @@ def consume(client: Conversation, stored: list[str]) -> None:
 
 
 def subscribe(client: Conversation) -> None:
-    """Register a consumer, and read a shard that has ended and one that has not, as events."""
+    """Register a consumer, and read a shard that has ended and one that is put to meanwhile, as events."""
     registered = client.call("RegisterStreamConsumer", StreamARN=ARN, ConsumerName="dashboard")
     consumer_arn = cast(Members, registered.map()["Consumer"])["ConsumerARN"]
     client.call("DescribeStreamConsumer", StreamARN=ARN, ConsumerName="dashboard")
     assert len(client.call("ListStreamConsumers", StreamARN=ARN).maps("Consumers")) == 1
-    for shard, records in ((0, 1_000), (4, 1)):
+    last, new = str(HASH_KEYS - 1), text("put while it is subscribed")
+    put_new: Members = {"StreamName": STREAM, "Data": new, "PartitionKey": "k", "ExplicitHashKey": last}
+    for shard, records, meanwhile in ((0, 1_000, None), (4, 2, ("PutRecord", put_new))):
+        everything = data_from(client, SHARD.format(shard), "TRIM_HORIZON")
         events = client.subscribe(
             records,
+            meanwhile,
             ConsumerARN=consumer_arn,
             ShardId=SHARD.format(shard),
             StartingPosition={"Type": "TRIM_HORIZON"},
         )
-        everything = data_from(client, SHARD.format(shard), "TRIM_HORIZON")
         if events.lacks is not None:
             continue
+        if meanwhile is not None:
+            everything.append(new)
         told = cast("list[Members]", events.output)
-        assert [record["Data"] for event in told for record in cast("list[Members]", event["Records"])] == everything
+        found = [record["Data"] for event in told for record in cast("list[Members]", event["Records"])]
+        assert found == everything, (found, everything)
         children = [child["ShardId"] for child in cast("list[Members]", told[-1].get("ChildShards") or [])]
         assert children == ([SHARD.format(2), SHARD.format(3)] if shard == 0 else [])
 

@@ -46,18 +46,20 @@ def do(client: Client, order: Order) -> object:
         return {}
     if order.kind == "subscribe":
         output = cast(Method, getattr(client, "subscribe_to_shard"))(**members)  # noqa: B009
-        return events_of(cast(Events, output["EventStream"]), int(order.what))
+        return events_of(client, cast(Events, output["EventStream"]), order)
     return as_told(cast(Method, getattr(client, method_of(order.what)))(**members))
 
 
-def events_of(events: Events, records_wanted: int) -> list[object]:
+def events_of(client: Client, events: Events, order: Order) -> list[object]:
     told: list[object] = []
     records = 0
     for event in events:
         told.append(as_told(event["SubscribeToShardEvent"]))
         records += len(cast("list[object]", event["SubscribeToShardEvent"]["Records"]))
-        if records >= records_wanted:
+        if records >= int(order.what):
             break
+        if len(told) == 1 and order.meanwhile is not None:
+            do(client, order.meanwhile)
     events.close()
     return told
 

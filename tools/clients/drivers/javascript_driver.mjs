@@ -63,7 +63,7 @@ const asTold = (value) => {
 
 const client = new kinesis.KinesisClient(process.argv[2] === "cbor" ? { protocol: Cbor } : {});
 
-const subscribe = async (recordsWanted, members) => {
+const subscribe = async (recordsWanted, members, meanwhile) => {
     const { EventStream } = await client.send(new kinesis.SubscribeToShardCommand(members));
     const events = [];
     let records = 0;
@@ -73,18 +73,21 @@ const subscribe = async (recordsWanted, members) => {
         if (records >= recordsWanted) {
             break;
         }
+        if (events.length === 1 && meanwhile) {
+            await act(meanwhile);
+        }
     }
     return events;
 };
 
-const act = async ({ call, wait, subscribe: recordsWanted, members }) => {
+const act = async ({ call, wait, subscribe: recordsWanted, members, meanwhile }) => {
     const sent = asSent("", members);
     if (wait) {
         await kinesis[`waitUntil${wait}`]({ client, maxWaitTime: 60 }, sent);
         return {};
     }
     if (recordsWanted !== undefined) {
-        return subscribe(recordsWanted, sent);
+        return subscribe(recordsWanted, sent, meanwhile);
     }
     return asTold(await client.send(new kinesis[`${call}Command`](sent)));
 };

@@ -11,20 +11,18 @@ __all__ = ["Order", "answer", "as_sent", "as_told", "error_of", "method_of", "or
 
 
 class Order(NamedTuple):
-    """What to do: a call, a wait or a subscription."""
+    """What to do: a call, a wait or a subscription. ``meanwhile``: a call to make once the first event has come."""
 
     kind: str
     what: str
     members: dict[str, object]
+    meanwhile: "Order | None" = None
 
 
 def orders() -> Iterator[Order]:
     """Iterate over what is asked for, until there is no more."""
     for line in sys.stdin:
-        fields = cast("dict[str, object]", json.loads(line))
-        members = cast("dict[str, object]", fields.pop("members"))
-        ((kind, what),) = fields.items()
-        yield Order(kind, str(what), members)
+        yield _order_of(cast("dict[str, object]", json.loads(line)))
 
 
 def answer(value: Mapping[str, object]) -> None:
@@ -71,6 +69,13 @@ def method_of(action: str) -> str:
     """Return the name of an action as botocore has it."""
     snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in action)
     return snake.removeprefix("_")
+
+
+def _order_of(fields: dict[str, object]) -> Order:
+    members = cast("dict[str, object]", fields.pop("members"))
+    meanwhile = cast("dict[str, object] | None", fields.pop("meanwhile", None))
+    ((kind, what),) = fields.items()
+    return Order(kind, str(what), members, None if meanwhile is None else _order_of(meanwhile))
 
 
 def _mapped(value: object, data: Callable[[str], object], time: Callable[[float], object]) -> object:
