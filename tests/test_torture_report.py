@@ -9,7 +9,7 @@ import pytest
 
 from tests.children import WAIT_S, command, next_line, started
 from tools.torture import __main__ as runner
-from tools.torture.part import Finding, Result
+from tools.torture.part import Amount, Finding, Ordeal, Result
 from tools.torture.parts import PARTS
 from tools.torture.report import Row, from_json, put_into_readme, replace_rows, to_json, to_markdown
 
@@ -17,11 +17,10 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def row(part: str, *, done: int = 1, seed: int = 1) -> Row:
+def row(part: str, *, done: int = 1, seed: int = 1, total: int | None = None) -> Row:
     facts = {"run": {"seed": str(seed), "date": "2026-01-02"}, "machine": {"CPUs": "2"}, "versions": {"Python": "3"}}
-    return Row(
-        facts, Result(part, "images", seed, None, done, 1.5, {"needs gcc": 2}, {"windows": 3}, (Finding(4, "!"),))
-    )
+    result = Result(part, "images", seed, None, done, 1.5, {"needs gcc": 2}, {"windows": 3}, (Finding(4, "!"),), total)
+    return Row(facts, result)
 
 
 def test_the_readme_shows_the_table_that_was_saved() -> None:
@@ -58,16 +57,19 @@ def test_the_table_tells_what_was_done_found_and_skipped_and_where() -> None:
     told = to_markdown([row("kill", done=4_321), row("recovery")])
     assert "| kill | 4,321 images | 1 | 2: needs gcc | 3 windows | seed 1, date 2026-01-02 |\n" in told
     assert told.count("On CPUs 2, Python 3.\n") == 1
+    assert "| 7 of 1,000 images |" in to_markdown([row("kill", done=7, total=1_000)])
+    assert "| 7 images |" in to_markdown([row("kill", done=7, total=7)])
 
 
 def test_figures_of_a_fault_that_was_planted_are_not_saved(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for option in (["--plant", "sync-off"], ["--only", "3"]):
-        monkeypatch.setattr(sys, "argv", ["torture", "kill", "--save", *option])
-        with pytest.raises(SystemExit):
-            runner.main()
-        assert "--save is for whole parts" in capsys.readouterr().err
+        for wish, refusal in (("--save", "--save is for whole parts"), ("--continue", "--continue is for runs")):
+            monkeypatch.setattr(sys, "argv", ["torture", "kill", wish, *option])
+            with pytest.raises(SystemExit):
+                runner.main()
+            assert refusal in capsys.readouterr().err
 
 
 def test_saving_writes_the_figures_and_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,3 +101,62 @@ def test_a_run_that_is_ended_early_counts_what_it_has_done(tmp_path: Path) -> No
     assert row.result.part == "power-loss"
     assert 0 <= row.result.done < 100_000
     assert row.result.findings == ()
+
+
+def ordeal_of(folder: Path, cases: int | None, *, behind: Result | None = None) -> Ordeal:
+    return Ordeal("kill", seed=8, amount=Amount(cases), folder=folder, behind=behind)
+
+
+def test_a_run_goes_on_from_one_that_ended_early_and_tells_what_came_of_both(tmp_path: Path) -> None:
+    early = ordeal_of(tmp_path, 10)
+    for case in early.cases():
+        early.add("kills", 2)
+        early.set("places", 40 + case)
+        if case == 3:
+            early.found(case, "!")
+            early.skip("needs gcc")
+            early.end()
+    first = early.result("kills")
+    assert (first.done, first.total) == (4, 10)
+    late = ordeal_of(tmp_path, 6, behind=Result.from_json(first.to_json()))
+    for case in late.cases():
+        late.add("kills", 2)
+        late.set("places", 40 + case)
+    both = late.result("kills")
+    assert (both.done, both.total, both.seed) == (10, 10, 8)
+    assert both.figures == {"kills": 20, "places": 49}
+    assert (both.findings, both.skipped) == ((Finding(3, "!"),), {"needs gcc": 1})
+    assert both.seconds >= first.seconds
+
+
+def test_a_run_does_not_go_on_in_another_list_of_cases(tmp_path: Path) -> None:
+    early = ordeal_of(tmp_path, 2)
+    assert list(early.cases(5)) == [0, 1]
+    behind = early.result("kills")
+    assert list(ordeal_of(tmp_path, None, behind=behind).cases(5)) == [2, 3, 4]
+    with pytest.raises(ValueError, match="is a list of 6 cases, and was one of 5"):
+        list(ordeal_of(tmp_path, None, behind=behind).cases(6))
+
+
+def test_continue_does_what_a_saved_run_has_left_and_names_both_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, readme = tmp_path / "results.json", tmp_path / "README.md"
+    before = row("hazards", done=2, seed=7, total=3)
+    before.facts["run"].update(commit="abc")  # type: ignore[attr-defined]
+    saved.write_text(to_json([before]))
+    readme.write_text(README)
+    monkeypatch.setattr(runner, "SAVED", saved)
+    monkeypatch.setattr(runner, "README", readme)
+    options = ["--count", "3", "--seed", "9", "--folder", str(tmp_path), "--save", "--continue"]
+    monkeypatch.setattr(sys, "argv", ["torture", "hazards", *options])
+    assert runner.main() == 1  # what was found before is still found
+    (after,) = from_json(saved.read_text())
+    assert (after.result.done, after.result.total, after.result.seed) == (3, 3, 7)
+    assert after.facts["run"]["seed"] == "7"
+    assert after.facts["run"]["commit"].startswith("abc, ")
+    assert after.facts["run"]["date"].startswith("2026-01-02, ")
+    assert "hazards: begins with case 2" in capsys.readouterr().out
+    assert runner.main() == 0
+    assert "hazards: all 3 cases were done before" in capsys.readouterr().out
+    assert from_json(saved.read_text()) == [after]

@@ -1,4 +1,8 @@
-"""The runner: ``python -m tools.torture [PART ...]``. Ctrl-C ends it early, and what was done until then counts."""
+"""The runner: ``python -m tools.torture [PART ...]``. Ctrl-C ends it early, and what was done until then counts.
+
+``--continue`` goes on where the saved runs of the parts have ended, with their seeds: so a release may take more hours
+than a machine has in one go.
+"""
 
 import argparse
 import contextlib
@@ -19,7 +23,16 @@ from benchmarks.machine import describe_machine, describe_versions
 from tools.torture.part import SIZES, Amount, Part, Result, Size
 from tools.torture.parts import PARTS
 from tools.torture.processes import PROJECT, EarlyEnd, Task, run_in_process
-from tools.torture.report import Row, format_findings, format_table, from_json, put_into_readme, replace_rows, to_json
+from tools.torture.report import (
+    Row,
+    facts_of,
+    format_findings,
+    format_table,
+    from_json,
+    put_into_readme,
+    replace_rows,
+    to_json,
+)
 
 SAVED: Final = Path(__file__).with_name("results.json")
 README: Final = PROJECT / "README.md"
@@ -41,12 +54,14 @@ class Options(argparse.Namespace):
     jobs: int
     json: Path | None
     save: bool
+    continues: bool
 
 
 def main() -> int:
     """Run the parts and print what was found. Returns 1 if a promise did not hold."""
     options = _parse_options()
     parts = [PARTS[name] for name in options.parts or PARTS]
+    behind = {row.result.part: row for row in _saved()} if options.continues else {}
     versions = describe_versions()
     facts = {
         "run": {
@@ -61,13 +76,13 @@ def main() -> int:
         print(", ".join(f"{name} {value}" for name, value in of_one_kind.items()))
     early_end = EarlyEnd()
     with _ended_by_ctrl_c(early_end), ThreadPoolExecutor(options.jobs) as pool:
-        running = [pool.submit(_run, part, options, early_end) for part in parts]
+        running = [pool.submit(_run, part, options, early_end, behind.get(part.name)) for part in parts]
         results = [result for each in running if (result := each.result()) is not None]
     print(f"\n{format_table(results)}")
     for result in results:
         if told := format_findings(result):
             print(told)
-    rows = [Row(facts, result) for result in results]
+    rows = [Row(facts_of(facts, behind.get(result.part)), result) for result in results]
     if options.json is not None:
         options.json.write_text(to_json(rows))
     if options.save:
@@ -89,10 +104,13 @@ def _ended_by_ctrl_c(early_end: EarlyEnd) -> Generator[None]:
 
 def _save(rows: list[Row]) -> None:
     """Put these parts, and no others, in place of what was saved of them."""
-    saved = from_json(SAVED.read_text()) if SAVED.exists() else []
-    rows = replace_rows(saved, rows, PARTS)
+    rows = replace_rows(_saved(), rows, PARTS)
     SAVED.write_text(to_json(rows))
     README.write_text(put_into_readme(README.read_text(), rows))
+
+
+def _saved() -> list[Row]:
+    return from_json(SAVED.read_text()) if SAVED.exists() else []
 
 
 def _commit() -> str:
@@ -106,20 +124,28 @@ def _commit() -> str:
     return head.stdout.strip() + (" changed" if changes.returncode else "")
 
 
-def _run(part: Part, options: Options, early_end: EarlyEnd) -> Result | None:
-    """Do the part. None: it was not begun, because an early end was asked for."""
+def _run(part: Part, options: Options, early_end: EarlyEnd, behind: Row | None) -> Result | None:
+    """Do the part, or what is left of it. None: nothing was, or an early end was asked for before it began."""
+    amount = _amount(part.sizes[options.size], options)
+    if behind is not None:
+        total = amount.cases or behind.result.total
+        if total is not None and behind.result.done >= total:
+            print(f"{part.name}: all {total:,} {part.unit} were done before", flush=True)
+            return None
+        amount = amount._replace(cases=None if amount.cases is None else amount.cases - behind.result.done)
     if early_end.was_asked_for:
         return None
     task = Task(
         part,
-        options.seed,
-        _amount(part.sizes[options.size], options),
+        options.seed if behind is None else behind.result.seed,
+        amount,
         options.folder.absolute(),
         size=options.size,
         plant=options.plant,
         only=options.only,
+        behind=None if behind is None else behind.result,
     )
-    print(f"{part.name}: begins", flush=True)
+    print(f"{part.name}: begins" + ("" if behind is None else f" with case {behind.result.done:,}"), flush=True)
     result = run_in_process(task, _teller(part.name), early_end)
     verdict = f"{len(result.findings):,} FOUND" if result.findings else "nothing found"
     print(f"{part.name}: {result.done:,} {part.unit} in {result.seconds:,.0f} s, {verdict}", flush=True)
@@ -161,6 +187,7 @@ def _parse_options() -> Options:
     parser.add_argument("--jobs", type=int, default=1, help="how many parts run at a time (default 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
     parser.add_argument("--save", action="store_true", help=f"these parts into {SAVED.name} and {README.name}")
+    parser.add_argument("--continue", action="store_true", dest="continues", help="go on where the saved runs ended")
     options = parser.parse_args(namespace=Options())
     unknown = set(options.parts) - PARTS.keys()
     if unknown:
@@ -169,6 +196,8 @@ def _parse_options() -> Options:
         parser.error("--jobs must be at least 1")
     if options.save and (options.plant is not None or options.only is not None):
         parser.error("--save is for whole parts of the engine as it is")
+    if options.continues and (options.plant is not None or options.only is not None):
+        parser.error("--continue is for runs that were saved, of the engine as it is")
     return options
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tools.torture.part import SIZES, Amount, Ordeal, Size, run_part
+from tools.torture.part import SIZES, Amount, Ordeal, Result, Size, run_part
 from tools.torture.parts import PARTS
 from tools.torture.processes import EARLY_END
 
@@ -27,6 +27,7 @@ class Options(argparse.Namespace):
     count: int | None
     seconds: float | None
     first: int
+    behind: str | None
     only: int | None
     plant: str | None
     first_finding_ends: bool
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--count", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--behind")
     parser.add_argument("--only", type=int)
     parser.add_argument("--plant")
     parser.add_argument("--first-finding-ends", action="store_true")
@@ -69,6 +71,7 @@ def main() -> None:
             plant=options.plant,
             first=options.first,
             only=options.only,
+            behind=None if options.behind is None else Result.from_json(options.behind),
             first_finding_ends=options.first_finding_ends,
             on_progress=Progress().show,
         )

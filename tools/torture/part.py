@@ -49,6 +49,10 @@ class Result:
     figures: dict[str, float]
     """What else was counted or measured; a name ends in its unit where it has one."""
     findings: tuple[Finding, ...]
+    total: int | None = None
+    """How many cases the run was to do; None: as many as fit its seconds, or it is not known."""
+    listed: int | None = None
+    """How many cases there are, where they are a list."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -63,6 +67,8 @@ class Result:
 class Ordeal:
     """One run of a part: which cases to do, where to work, and the tally of what was found.
 
+    ``behind``: what came of a run of the same seed that ended early. This one goes on with its next case, and tells
+    what came of both.
     A part takes its cases from ``cases``, makes all its choices with ``dice(case)``, so that a case can be made again
     alone, and says ``found`` for each promise that did not hold.
     """
@@ -79,6 +85,7 @@ class Ordeal:
         first: int = 0,
         only: int | None = None,
         first_finding_ends: bool = False,
+        behind: Result | None = None,
         on_progress: Callable[[int, int | None], None] = lambda _done, _total: None,
     ) -> None:
         self.part = part
@@ -92,24 +99,32 @@ class Ordeal:
         self.memory_folder = folder
         """The same, in memory where the machine has that: where a sync costs nothing."""
         self._amount = amount
-        self._first = first
+        self._first = first if behind is None else behind.done
+        self._behind = behind
         self._only = only
         self._first_finding_ends = first_finding_ends
         self._on_progress = on_progress
         self._started_s = time.monotonic()
         self._is_ended = False
         self._done = 0
-        self._skipped: dict[str, int] = {}
-        self._figures: dict[str, float] = {}
-        self._findings: list[Finding] = []
+        self._total: int | None = None
+        self._listed: int | None = None
+        self._skipped: dict[str, int] = {} if behind is None else dict(behind.skipped)
+        self._figures: dict[str, float] = {} if behind is None else dict(behind.figures)
+        self._findings: list[Finding] = [] if behind is None else list(behind.findings)
 
     def cases(self, total: int | None = None) -> Iterator[int]:
         """Iterate over the numbers of the cases to do, from the first; below ``total``, if there are no more.
 
-        Ends at the amount that was asked for. Call it once in a run.
+        Ends at the amount that was asked for. Call it once in a run. Raises ``ValueError`` if there are others than
+        there were in the run that this one goes on from.
         """
+        self._listed = total
+        if self._behind is not None and self._behind.listed not in (None, total):
+            raise ValueError(f"{self.part} is a list of {total} cases, and was one of {self._behind.listed}")
         ends = [] if self._amount.cases is None else [self._first + self._amount.cases]
         end = min([*ends, total] if total is not None else ends, default=None)
+        self._total = end
         if self._only is not None:
             yield self._only
             self._done = 1
@@ -160,11 +175,15 @@ class Ordeal:
             unit=unit,
             seed=self.seed,
             plant=self.plant,
-            done=self._done,
-            seconds=round(time.monotonic() - self._started_s, 3),
+            done=self._done + (0 if self._behind is None else self._behind.done),
+            seconds=round(
+                time.monotonic() - self._started_s + (0 if self._behind is None else self._behind.seconds), 3
+            ),
             skipped=self._skipped,
             figures=self._figures,
             findings=tuple(self._findings),
+            total=self._total,
+            listed=self._listed,
         )
 
     def _is_over(self) -> bool:

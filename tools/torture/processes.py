@@ -38,6 +38,8 @@ class Task(NamedTuple):
     first: int | None = None
     only: int | None = None
     first_finding_ends: bool = False
+    behind: Result | None = None
+    """What came of a run of the same seed, from which this one goes on."""
 
     def command(self) -> list[str]:
         words = [sys.executable, "-m", "tools.torture.child", self.part.name]
@@ -48,6 +50,7 @@ class Task(NamedTuple):
             ("--first", self.first),
             ("--only", self.only),
             ("--plant", self.plant),
+            ("--behind", None if self.behind is None else self.behind.to_json()),
         ):
             if value is not None:
                 words += [option, str(value)]

@@ -9,6 +9,7 @@ from tools.torture.part import Result
 __all__ = [
     "Facts",
     "Row",
+    "facts_of",
     "format_findings",
     "format_table",
     "from_json",
@@ -33,10 +34,10 @@ class Row(NamedTuple):
 
 def format_table(results: Sequence[Result]) -> str:
     """Return a line for each part: what was done, skipped and found."""
-    width = 2 + max(len(result.part) for result in results)
+    width = 2 + max((len(result.part) for result in results), default=len("part"))
     lines = [f"{'part':{width}}{'done':>22}{'skipped':>10}{'found':>8}{'seconds':>10}  figures"]
     for result in results:
-        done = f"{result.done:,} {result.unit}"
+        done = _done(result)
         lines.append(
             f"{result.part:{width}}{done:>22}{sum(result.skipped.values()):>10,}{len(result.findings):>8,}"
             f"{result.seconds:>10,.0f}  {_figures(result)}"
@@ -73,11 +74,20 @@ def replace_rows(saved: Sequence[Row], new: Sequence[Row], order: Iterable[str])
     return [by_part[part] for part in order if part in by_part]
 
 
+def facts_of(facts: Facts, behind: Row | None) -> Facts:
+    """Return the facts of a run that goes on from another, if it does: the seed is that of both, the rest is named."""
+    if behind is None:
+        return facts
+    before = behind.facts["run"]
+    run = {name: ", ".join(dict.fromkeys((*before[name].split(", "), value))) for name, value in facts["run"].items()}
+    return {**facts, "run": {**run, "seed": before["seed"]}}
+
+
 def to_markdown(rows: Sequence[Row]) -> str:
     """Return the table that the README shows."""
     lines = ["| Part | Done | Found | Skipped | Figures | Run |", "|---|---|---|---|---|---|"]
     lines += [
-        f"| {row.result.part} | {row.result.done:,} {row.result.unit} | {len(row.result.findings):,} "
+        f"| {row.result.part} | {_done(row.result)} | {len(row.result.findings):,} "
         f"| {_skipped(row.result)} | {_figures(row.result)} | {_told(row.facts['run'])} |"
         for row in rows
     ]
@@ -92,6 +102,12 @@ def put_into_readme(readme: str, rows: Sequence[Row]) -> str:
     assert begin
     assert end
     return f"{before}{begin}\n{to_markdown(rows)}{end}{behind}"
+
+
+def _done(result: Result) -> str:
+    """Return how much was done; and how much was to be, where that is more."""
+    all_of_it = "" if result.total in (None, result.done) else f" of {result.total:,}"
+    return f"{result.done:,}{all_of_it} {result.unit}"
 
 
 def _skipped(result: Result) -> str:
