@@ -45,6 +45,7 @@ def _copy_and_check(report: Report, arguments: Sequence[str]) -> None:
     # The store is open in the process that asks, and so was let pass, wherever it lies.
     engine = Engine(source, initial=None, read_only=True, sync="full", allow_network_filesystem=True)
     try:
+        engine.open()
         engine.copy_to(StoreFolder(making).data_path, compact=compact)
     finally:
         engine.close()

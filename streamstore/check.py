@@ -107,9 +107,11 @@ def _walk(
                 on_finding(finding)
 
     try:
-        engine.observe(look, on_step=on_step)
-    except StorageError as error:
-        on_finding(f"The check could not be finished: {error}")
+        engine.open()
+        try:
+            engine.observe(look, on_step=on_step)
+        except StorageError as error:
+            on_finding(f"The check could not be finished: {error}")
     finally:
         engine.close()
 

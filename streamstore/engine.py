@@ -39,7 +39,7 @@ from streamstore.model import StorageInfo, SyncMode
 from streamstore.process import NESTED_CALL, ReaderGate, open_engines
 from streamstore.proof import Proof
 from streamstore.room import GROWTH_AHEAD_BYTES, FileRoom, Need
-from streamstore.sections import NO_MEMORY, NestingMutex, surely, taking
+from streamstore.sections import NO_MEMORY, NestingMutex, taking
 from streamstore.transaction import (
     RECOVERY_DATABASE,
     Evidence,
@@ -86,7 +86,7 @@ class RepairNeededError(Exception):
 
 
 class Engine:
-    """The environment in the folder ``path``, from opening to ``close``. Safe to share between threads."""
+    """The environment in the folder ``path``, from ``open`` to ``close``. Safe to share between threads."""
 
     def __init__(
         self,
@@ -98,11 +98,16 @@ class Engine:
         map_bytes: int = MAP_BYTES_DEFAULT,
         allow_network_filesystem: bool = False,
     ) -> None:
-        """Open the store; create it with the content ``initial`` if it is missing and that is not None."""
+        """Open nothing yet.
+
+        ``initial``: the content to create the store with if it is missing; None: it must be there.
+        """
         self._folder = StoreFolder(path)
+        self._initial = initial
         self._read_only = read_only
         self._sync: SyncMode = sync
         self._map_bytes = map_bytes
+        self._allow_network_filesystem = allow_network_filesystem
         self._pid = os.getpid()
         self.identity: tuple[int, int] | None = None
         self._closed = False
@@ -119,24 +124,17 @@ class Engine:
         """Whether the last write may be stored, though it raised another error than one of this package."""
         self._readers = ReaderGate()
         self.handles: dict[bytes, lmdb._Database] = {}  # replaced, so that those who read do not see it grow
-        undo = self._undo
-        try:
-            with translated(f"open {path}"):
-                if initial is not None:
-                    self._folder.create(lambda creating: _create_environment(creating, initial))
-                self._folder.refuse_missing()
-                if not allow_network_filesystem:
-                    self._folder.refuse_network_filesystem()
-                open_engines.open(self, self._folder, self._open)
-        except BaseException:
-            surely(undo)
-            raise
 
-    def _undo(self) -> None:
-        """Close what an opening that failed has opened. Who holds on to its error holds on to this engine."""
-        if self._is_open:
-            self._let_go()
-            open_engines.forget(self)
+    def open(self) -> None:
+        """Open the store, once. Call it in a ``try`` whose end closes: an interrupt may come behind the opening."""
+        initial = self._initial
+        with translated(f"open {self._folder.path}"):
+            if initial is not None:
+                self._folder.create(lambda creating: _create_environment(creating, initial))
+            self._folder.refuse_missing()
+            if not self._allow_network_filesystem:
+                self._folder.refuse_network_filesystem()
+            open_engines.open(self, self._folder, self._open)
 
     def _open(self) -> None:
         self._lock = FolderLock(self._folder, writable=not self._read_only)
@@ -264,10 +262,10 @@ class Engine:
     def close(self) -> None:
         """Close the environment. In sync modes below "full", what was committed is synced first.
 
-        Further calls do nothing, and neither does a call in a forked child. A read of the same thread, which a signal
-        handler closes the store under, ends in ``StoreClosedError``.
+        Further calls do nothing, nor does one in front of the opening or in a forked child. A read of the same thread,
+        which a signal handler closes the store under, ends in ``StoreClosedError``.
         """
-        if self._pid != os.getpid():
+        if self._pid != os.getpid() or not self._is_open:
             return
         try:
             for _ in self._write_mutex.taking:

@@ -16,7 +16,6 @@ import fcntl
 import io
 import os
 import secrets
-import shutil
 import struct
 import time
 from collections.abc import Callable, Generator
@@ -93,13 +92,13 @@ class StoreFolder:
     def _create_alone(self, fill: Callable[[Path], None]) -> None:
         self._refuse_foreign_entries()
         creating = self.path / CREATING_FOLDER
-        shutil.rmtree(creating, ignore_errors=True)  # of a creator that crashed: we are the only one
+        remove_folder(creating)  # of a creator that crashed: we are the only one
         creating.mkdir()
         preallocate(creating / LOCK_FILE, LOCK_FILE_BYTES)
         fill(creating)
         sync_file(creating / DATA_FILE)
         os.rename(creating / DATA_FILE, self.data_path)
-        shutil.rmtree(creating, ignore_errors=True)
+        remove_folder(creating)
 
     def refuse_missing(self) -> None:
         if not self.exists():
@@ -251,7 +250,7 @@ def whole_or_none(target: Path) -> Generator[Path]:
             os.rename(target, making)
             raise
     except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
+        remove_folder(making)
         raise
 
 
@@ -267,6 +266,14 @@ def nobody_else(folder: StoreFolder) -> Generator[None]:
         raise StoreLockedError(f"{folder.path} is open: close it first, nothing may write it meanwhile.") from error
     finally:
         os.close(descriptor)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder of files, if that can be. ``shutil.rmtree`` opens it, and an interrupt may leave it open."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path):
+            os.unlink(path / name)
+        os.rmdir(path)
 
 
 def preallocate(path: Path, size_bytes: int) -> None:

@@ -91,6 +91,7 @@ class OpenStore:
             allow_network_filesystem=allow_network_filesystem,
         )
         try:
+            self._engine.open()
             self._dialect, self._secret = self._engine.read(load_format)
             _refuse_other_dialect(wanted, self._dialect)
             self._region = wanted_region or self._dialect.region_default

@@ -138,6 +138,7 @@ class _Salvage:
             allow_network_filesystem=True,
         )
         try:
+            engine.open()
             for address, tree in sorted(records.items()):
                 self._copy_tree(engine, address, tree)
             if not is_whole or self._incomplete or self._numbers_are_missing(engine):

@@ -40,6 +40,7 @@ def test_a_file_that_holds_all_its_pages_and_no_more_is_whole(tmp_path: Path) ->
     path = tmp_path / "store"
     fill(path)
     engine = Engine(path, initial=None, read_only=True, sync="full")
+    engine.open()
     needed = (engine.info()["last_pgno"] + 1) * os.sysconf("SC_PAGE_SIZE")
     engine.close()
     os.truncate(path / "data.mdb", needed)

@@ -2,6 +2,7 @@
 
 import _thread
 import contextlib
+import gc
 import os
 import shutil
 import stat
@@ -24,6 +25,7 @@ from streamstore import (
 from streamstore.check import check_store
 from streamstore.folder import filesystem_of
 from tests.children import code, command, needs_root, needs_strace, next_line, run, started, strace, tell
+from tests.interrupts import interrupted_everywhere
 
 STREAM: Final = "s"
 SHARD: Final = "shard-000000"
@@ -437,3 +439,28 @@ with StreamStore(sys.argv[1]) as store:
     stored = datas(tmp_path / "store")
     assert stored[-1] == b"last"
     assert set(stored[1:-1]) == {bytes(10_000)}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:unclosed file:ResourceWarning"
+)  # a file object that nothing refers to closes itself
+def test_an_opening_that_an_interrupt_ends_anywhere_leaves_the_store_free(tmp_path: Path) -> None:
+    stores: list[StreamStore] = []
+
+    def open_it() -> None:
+        stores.append(StreamStore(path, allow_network_filesystem=True))
+
+    path = tmp_path / "store"
+    create(path)
+    gc.collect()
+    gc.disable()  # nothing may wait for that
+    try:
+        before = sorted(os.listdir("/proc/self/fd"))
+        for _error in interrupted_everywhere(open_it):  # held, with all that its traceback holds
+            while stores:
+                stores.pop().close()
+            assert sorted(os.listdir("/proc/self/fd")) == before
+            StreamStore(path, allow_network_filesystem=True).close()
+    finally:
+        gc.enable()

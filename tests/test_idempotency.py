@@ -374,6 +374,7 @@ def test_a_store_without_keys_has_no_databases_for_them(stream: StreamStore) -> 
     stream.trim()
     stream.close()
     engine = Engine(stream.path, initial=None, read_only=True, sync="full")
+    engine.open()
     try:
         databases = engine.read(ReadTransaction.databases)
     finally:

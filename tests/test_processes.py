@@ -223,6 +223,7 @@ import sys, threading
 from pathlib import Path
 from streamstore.engine import Engine
 engine = Engine(Path(sys.argv[1]), initial=None, read_only=True, sync="full")
+engine.open()
 reading = threading.Barrier(int(sys.argv[2]) + 1)
 def look(transaction):
     reading.wait()

@@ -289,6 +289,7 @@ def test_the_way_to_a_key_is_proved_once(tmp_path: Path) -> None:
     items = [(b"%05d" % number, bytes(1_000)) for number in range(500)]
     for is_filling in (True, False):
         engine = Engine(path, initial=None, read_only=False, sync="off")
+        engine.open()
         if is_filling:
             engine.write(partial(WriteTransaction.append, database=b"one", items=items))
         else:
@@ -354,6 +355,7 @@ def test_whatever_lmdb_has_written_is_proved(tmp_path: Path, seed: int) -> None:
     model: dict[bytes, dict[bytes, bytes]] = {b"one": {}, b"two": {}, b"three": {}}
     for _ in range(8):
         engine = Engine(path, initial=None, read_only=False, sync="off")
+        engine.open()
         try:
             for _ in range(dice.randint(0, 6)):
                 engine.write(changes(dice, model))

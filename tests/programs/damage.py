@@ -52,6 +52,7 @@ def read_all(store: StreamStore, expected: Contents) -> str:
 def contents(path: Path) -> tuple[Contents, int]:
     """Return all records, and the bytes of the file that LMDB needs."""
     engine = Engine(path, initial=None, read_only=True, sync="full")
+    engine.open()
     needed = (engine.info()["last_pgno"] + 1) * PAGE_BYTES
     engine.close()
     with StreamStore(path) as store:

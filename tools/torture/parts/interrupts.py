@@ -1,8 +1,10 @@
 """Interrupts: a KeyboardInterrupt at any step of an operation at which Python runs signal handlers."""
 
+import _weakrefset
 import dis
 import functools
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FrameType
@@ -20,6 +22,8 @@ __all__ = ["PART"]
 
 KIND: Final = "interrupt"
 OURS: Final = str(Path(__file__).parent.parent)
+CALLBACKS_OF_REFERENCES: Final = (weakref.__file__, _weakrefset.__file__)
+"""Python forgets what is raised in one: it has no caller. Raised by a trace function, it has killed Python once."""
 HANDLED_BEHIND: Final = frozenset(
     dis.opmap[name] for name in ("CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME") if name in dis.opmap
 )
@@ -45,7 +49,7 @@ class _Interrupt(Fault):
 
     def _trace(self, frame: FrameType, event: str, _: object) -> "TraceFunction | None":
         if event == "call":
-            if frame.f_code.co_filename.startswith(OURS):
+            if frame.f_code.co_filename.startswith(OURS) or _is_callback_of_reference(frame.f_code):
                 return None
             frame.f_trace_opcodes = True
             frame.f_trace_lines = False
@@ -62,6 +66,10 @@ class _Interrupt(Fault):
         elif event == "return":
             self._before.pop(frame, None)
         return self._trace
+
+
+def _is_callback_of_reference(code: CodeType) -> bool:
+    return code.co_filename in CALLBACKS_OF_REFERENCES and "<locals>" in code.co_qualname
 
 
 @functools.cache
