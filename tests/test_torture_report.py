@@ -3,6 +3,7 @@
 import re
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,8 @@ def test_continue_does_what_a_saved_run_has_left_and_names_both_runs(
     assert runner.main() == 0
     assert "hazards: all 3 cases were done before" in capsys.readouterr().out
     assert from_json(saved.read_text()) == [after]
+    other_list = Row(after.facts, replace(after.result, done=1, listed=2))
+    saved.write_text(to_json([other_list]))
+    assert runner.main() == 1
+    assert "is a list of" in capsys.readouterr().out
+    assert from_json(saved.read_text()) == [other_list]

@@ -16,7 +16,7 @@ from tools.torture.allocations import environment_of_allocations
 from tools.torture.calls import compile_library, environment_with, lacks_gcc
 from tools.torture.part import Amount, Finding, Part, Result, Size
 
-__all__ = ["EARLY_END", "PROJECT", "EarlyEnd", "Task", "run_in_process"]
+__all__ = ["EARLY_END", "NO_CASE", "PROJECT", "EarlyEnd", "Task", "run_in_process"]
 
 PROJECT: Final = Path(__file__).parent.parent.parent
 SILENCE_S: Final = 600.0
