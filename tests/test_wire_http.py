@@ -27,7 +27,7 @@ from h2.events import (
     StreamReset,
 )
 from h2.settings import SettingCodes
-from hyperframe.frame import GoAwayFrame
+from hyperframe.frame import DataFrame, GoAwayFrame
 
 from streamstore.limits import REQUEST_BODY_BYTES_MAX
 from streamstore.wire import connection, http1, http2, listener
@@ -105,6 +105,12 @@ class Place:
         self.serving = serving
         self._port = port
         self._opened: list[asyncio.StreamWriter] = []
+
+    def body_bytes(self) -> int:
+        """Return what the server keeps of bodies."""
+        loop = asyncio.get_running_loop()
+        (hub,) = [each for each in gc.get_objects() if isinstance(each, connection.Hub) and each.loop is loop]
+        return hub.body_bytes
 
     async def connect(self) -> "Client":
         return Client(*await self._open())
@@ -609,6 +615,44 @@ def test_what_a_connection_held_goes_with_it() -> None:
         gc.enable()
 
 
+def test_bodies_that_are_too_much_for_the_server_are_refused_and_small_ones_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "BODIES_BYTES_MAX", 1_000_000)
+    most = bytes(900_000)
+
+    async def test(place: Place) -> None:
+        half, other, over_http_2 = await place.connect(), await place.connect(), await place.connect_2()
+        await half.send(post("/", most)[:-1])  # which it keeps from the server's other clients
+        while place.body_bytes() < len(most) - 1:
+            await asyncio.sleep(0.01)
+        await other.send(post("/", most))
+        status, headers, _ = await other.answer()
+        assert (status, headers["connection"]) == (503, "close")
+        other.close()
+        refused = await over_http_2.ask("/", most, ends=False)
+        assert (await over_http_2.answer(refused))[0][":status"] == "503"
+        small = bytes(60_000)
+        assert (await over_http_2.answer(await over_http_2.ask("/", small)))[1] == small
+        third = await place.connect()
+        await third.send(post("/held", small))
+        half.close()
+        while place.body_bytes() > len(small):
+            await asyncio.sleep(0.01)
+        assert (await over_http_2.answer(await over_http_2.ask("/", most)))[1] == most
+        place.service.go_on.set()
+        assert (await third.answer())[2] == small
+        await third.send(post("/", most))
+        assert (await third.answer())[2] == most
+        gone = await over_http_2.ask("/", most, ends=False)
+        over_http_2.h2.reset_stream(gone)
+        await over_http_2.flush()
+        while place.body_bytes() > 0:
+            await asyncio.sleep(0.01)
+
+    serving(test)
+
+
 # HTTP/2
 
 
@@ -661,6 +705,8 @@ def test_a_body_of_http_2_that_is_too_long_is_cut_off_and_answered() -> None:
         await client.answer(number)
         reset = next(event for event in await client.wait_for(number, StreamReset) if isinstance(event, StreamReset))
         assert reset.error_code == ErrorCodes.NO_ERROR
+        for _ in range(16):  # what was on its way when the client was told
+            client.writer.write(DataFrame(number, bytes(16_384)).serialize())
         assert (await client.answer(await client.ask("/", b"more")))[1] == b"more"
         return len(place.service.asked[0].body)
 

@@ -25,12 +25,17 @@ __all__ = [
 
 HEAD_BYTES_MAX: Final = 65_536
 HEAD_SECONDS_MAX: Final = 30.0  # from its first byte to its last, and of a connection that is idle
+BODIES_BYTES_MAX: Final = 268_435_456  # of all requests that come or are answered; more is refused
+BODY_BYTES_ALWAYS: Final = 65_536  # that each connection may have, whatever the others have
 STALL_SECONDS_MAX: Final = 60.0  # that a client reads nothing of what it is told
 NEVER_S: Final = float("inf")
 
 
 class Hub:
-    """What the connections of a server share. ``now_s``, on the clock of the loop, and ``date`` are of this second."""
+    """What the connections of a server share. ``now_s``, on the clock of the loop, and ``date`` are of this second.
+
+    ``body_bytes``: what is in memory of the bodies of requests.
+    """
 
     def __init__(self, start: Start, loop: asyncio.AbstractEventLoop) -> None:
         self.start: Final = start
@@ -38,6 +43,7 @@ class Hub:
         self.connections: Final[set[Connection]] = set()
         self.is_empty: Final = asyncio.Event()
         """Set once it was stopped and the last connection has ended."""
+        self.body_bytes = 0
         self._is_stopping = False
         self.now_s = loop.time()
         self.date = ""
@@ -79,6 +85,7 @@ class Connection(asyncio.Protocol, ABC):
         self.hub: Final = hub
         self.deadline_s = hub.now_s + HEAD_SECONDS_MAX
         self.client: str | None = None
+        self._body_bytes_kept = 0
         self._writable: asyncio.Future[None] | None = None
         self._unread_bytes = 0
         self._read_last_s = hub.now_s
@@ -110,6 +117,7 @@ class Connection(asyncio.Protocol, ABC):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self.hub.forget(self)
+        self.let_go(self._body_bytes_kept)
         self._let_write()
         self.abandon()
 
@@ -134,6 +142,18 @@ class Connection(asyncio.Protocol, ABC):
     def resume_writing(self) -> None:
         self._let_write()
         self._read_or_not()
+
+    def keep(self, body_bytes: int) -> bool:
+        """Keep so much of a body in memory, until it is let go. Return False if the server has too much of that."""
+        self._body_bytes_kept += body_bytes
+        self.hub.body_bytes += body_bytes
+        return self.hub.body_bytes <= BODIES_BYTES_MAX or self._body_bytes_kept <= BODY_BYTES_ALWAYS
+
+    def let_go(self, body_bytes: int) -> None:
+        """Its request is answered, or will not be. Where the connection is lost, everything was let go."""
+        let_go = min(body_bytes, self._body_bytes_kept)
+        self._body_bytes_kept -= let_go
+        self.hub.body_bytes -= let_go
 
     def hold_back(self, is_held_back: bool) -> None:
         """Take nothing more from the client, or take it again."""

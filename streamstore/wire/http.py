@@ -9,7 +9,9 @@ __all__ = [
     "BODY_SECONDS_MAX",
     "LOG",
     "REQUEST_TIMEOUT",
+    "TOO_BUSY",
     "TOO_LATE",
+    "UNAVAILABLE",
     "Answer",
     "Reply",
     "Start",
@@ -20,6 +22,7 @@ __all__ = [
 
 BODY_SECONDS_MAX: Final = 30.0  # from a head to the end of its body
 REQUEST_TIMEOUT: Final = 408
+UNAVAILABLE: Final = 503
 LOG: Final = logging.getLogger("streamstore.wire")
 
 
@@ -50,6 +53,8 @@ class WireResponse(NamedTuple):
     close: Callable[[], None] = _nothing_to_close
 
 
+TOO_BUSY: Final = WireResponse(UNAVAILABLE, [], b"")
+"""The answer to who sends a body while the server has too much of others. SDKs send it again."""
 TOO_LATE: Final = WireResponse(REQUEST_TIMEOUT, [], b"")
 """The answer to who does not send a body in time."""
 

@@ -15,7 +15,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from streamstore.limits import REQUEST_BODY_BYTES_MAX
 from streamstore.wire.connection import HEAD_BYTES_MAX, HEAD_SECONDS_MAX, NEVER_S, Connection, Hub, frames_of
-from streamstore.wire.http import BODY_SECONDS_MAX, LOG, REQUEST_TIMEOUT, WireRequest, WireResponse
+from streamstore.wire.http import BODY_SECONDS_MAX, LOG, REQUEST_TIMEOUT, UNAVAILABLE, WireRequest, WireResponse
 
 __all__ = ["Http1Connection"]
 
@@ -115,7 +115,9 @@ class Http1Connection(Connection):
             return
         self._body.append(part)
         self._body_bytes += len(part)
-        if self._body_bytes > REQUEST_BODY_BYTES_MAX:
+        if not self.keep(len(part)):
+            self._refuse(UNAVAILABLE)
+        elif self._body_bytes > REQUEST_BODY_BYTES_MAX:
             self._is_cut_off = True
             self._ask(is_kept_alive=False)  # who answers sees that it is too long
 
@@ -149,7 +151,7 @@ class Http1Connection(Connection):
         self._is_in_body = False
         self._is_deaf = not is_kept_alive
         target, _, query = self._url.decode("latin-1").partition("?")
-        body = self._body
+        body, self._body_bytes = self._body, 0
         request = WireRequest(
             self._parser.get_method().decode("ascii"),
             target if target.startswith("/") else urlsplit(target).path or "/",
@@ -175,6 +177,7 @@ class Http1Connection(Connection):
         asked = self._asked
         assert asked is not None
         body = response.body
+        self.let_go(len(asked.request.body))
         if self.transport.is_closing():
             response.close()
         elif isinstance(body, bytes):
@@ -253,6 +256,8 @@ class Http1Connection(Connection):
         if self._is_deaf:
             return
         self._is_deaf = self._is_cut_off = True
+        self._body = []
+        self.let_go(self._body_bytes)
         if self._asked is None:
             self.transport.write(
                 f"{STATUS_LINES[status]}connection: close\r\ncontent-length: 0\r\n\r\n".encode("ascii")

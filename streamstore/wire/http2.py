@@ -37,7 +37,7 @@ from streamstore.wire.connection import (
     Hub,
     frames_of,
 )
-from streamstore.wire.http import BODY_SECONDS_MAX, LOG, TOO_LATE, WireRequest, WireResponse
+from streamstore.wire.http import BODY_SECONDS_MAX, LOG, TOO_BUSY, TOO_LATE, WireRequest, WireResponse
 
 __all__ = ["PREFACE", "Http2Connection"]
 
@@ -134,14 +134,15 @@ class Http2Connection(Connection):
             self._flush()
             self.transport.close()
             return
-        if events:
+        # Of what still comes of a request that was cut off there is no event, but an answer.
+        has_answered = self._flush()
+        if events or has_answered:
             self._bytes_without_event = 0
             self._set_deadline()
         else:
             self._bytes_without_event += len(data)
             if self._bytes_without_event > BYTES_WITHOUT_EVENT_MAX:
                 self._dismiss(ErrorCodes.FRAME_SIZE_ERROR)
-        self._flush()
         self._close_if_done()
 
     def finish(self) -> None:
@@ -205,7 +206,10 @@ class Http2Connection(Connection):
         data = event.data or b""
         stream.body.append(data)
         stream.body_bytes += len(data)
-        if stream.body_bytes > REQUEST_BODY_BYTES_MAX:
+        if not self.keep(len(data)):
+            stream.body = []
+            self._reply(stream, TOO_BUSY)
+        elif stream.body_bytes > REQUEST_BODY_BYTES_MAX:
             self._ask(stream)  # who answers sees that it is too long
 
     def _take_end(self, stream: _Stream | None) -> None:
@@ -216,7 +220,7 @@ class Http2Connection(Connection):
             self._ask(stream)
 
     def _take_reset(self, stream_number: int | None) -> None:
-        stream = None if stream_number is None else self._streams.pop(stream_number, None)
+        stream = None if stream_number is None else self._forget(stream_number)
         if stream is None:
             return
         stream.end()
@@ -280,7 +284,7 @@ class Http2Connection(Connection):
         except Exception as error:
             LOG.error("A stream met a mistake in streamstore.", exc_info=error)
         finally:
-            if self._streams.pop(stream.number, None) is not None:
+            if self._forget(stream.number) is not None:
                 self._reset_unless_ended(stream)
             self._set_deadline()
             self._close_if_done()
@@ -325,6 +329,12 @@ class Http2Connection(Connection):
         await stream.has_room.wait()
         stream.deadline_s = NEVER_S
 
+    def _forget(self, number: int) -> _Stream | None:
+        stream = self._streams.pop(number, None)
+        if stream is not None:
+            self.let_go(stream.body_bytes)
+        return stream
+
     def _reset_unless_ended(self, stream: _Stream) -> None:
         """End a stream that its client still sends on, or that was not answered to its end."""
         if self.transport.is_closing() or (stream.has_come_whole and stream.is_answered):
@@ -345,7 +355,9 @@ class Http2Connection(Connection):
         self._flush()
         self.transport.close()
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
+        """Send what is ready, and return whether there was any."""
         data = self._h2.data_to_send()
         if data and not self.transport.is_closing():
             self.transport.write(data)
+        return bool(data)

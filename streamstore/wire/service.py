@@ -13,7 +13,7 @@ from typing import Final
 
 from streamstore import StoreClosedError, StreamStore, StreamStoreError
 from streamstore.wire.access_log import AccessLog, line_of
-from streamstore.wire.http import LOG, Reply, Start, WireRequest, WireResponse, answered
+from streamstore.wire.http import LOG, UNAVAILABLE, Reply, Start, WireRequest, WireResponse, answered
 from streamstore.wire.metrics import METRICS_CONTENT_TYPE, Metrics
 from streamstore.wire.protocol import JSON_1_1, answer_with_refusal
 from streamstore.wire.refusal import refusal_of
@@ -24,7 +24,6 @@ HEALTH_PATH: Final = "/healthz"
 METRICS_PATH: Final = "/metrics"
 OWN_PATHS: Final = (HEALTH_PATH, METRICS_PATH)
 ERROR_HEADER: Final = "x-amzn-errortype"
-UNAVAILABLE: Final = 503
 FORBIDDEN: Final = 403
 INTERNAL: Final = 500
 SUCCESS: Final = 200
