@@ -36,12 +36,13 @@ def own_loopback_address() -> str:
 class Served:
     """A server that is started and killed, again and again. Use it as a context manager: at its end it is dead."""
 
-    def __init__(self, path: Path, plant: str | None) -> None:
+    def __init__(self, path: Path, plant: str | None, *options: str) -> None:
         self.host = own_loopback_address()
         self.port = 0
         """Known from the first start on."""
         self._path = path
         self._plant = plant
+        self._options = options
         self._server: Forked | None = None
         self._output = -1
         self._said = ""
@@ -93,7 +94,7 @@ class Served:
         os.dup2(output, 1)
         os.dup2(output, 2)
         plants.plant(self._plant)
-        options = ["--host", self.host, "--port", str(self.port), "--dialect", "aws"]
+        options = ["--host", self.host, "--port", str(self.port), "--dialect", "aws", *self._options]
         sys.argv = ["streamstore", "serve", os.fspath(self._path), *options]
         with contextlib.suppress(SystemExit):
             main()

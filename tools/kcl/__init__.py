@@ -1,0 +1,1 @@
+"""The Kinesis Client Library of Java, as it is, on a store: ``python -m tools.kcl``."""
