@@ -19,12 +19,12 @@ from streamstore.errors import (
     StorageError,
     StreamStoreError,
 )
-from streamstore.wire.http import UNAVAILABLE
 
 __all__ = ["Refusal", "refusal_of"]
 
 BAD_REQUEST: Final = 400
 INTERNAL: Final = 500
+UNAVAILABLE: Final = 503
 MAY_HAVE_CHANGED_OR_DAMAGED: Final = (CorruptRecordError, OutcomeUnknownError)
 NAMED_RESOURCE: Final = re.compile(r"Stream \S+|(Shard \S+ in stream \S+)")
 
