@@ -140,6 +140,7 @@ class StreamCatalog:
         value = transaction.get(STREAMS_DATABASE, key)
         if value is None:
             self._decoded.pop(stream_name, None)
+            _refuse_damaged_neighbours(transaction, key)
             raise ResourceNotFoundException(
                 resource=f"Stream {stream_name}", remedy="create it with create_stream, or see list_streams"
             )
@@ -345,6 +346,15 @@ def load_format_int(transaction: ReadTransaction, key: bytes) -> int:
 
 def _save_format_int(transaction: WriteTransaction, key: bytes, value: int) -> None:
     transaction.put(FORMAT_DATABASE, key, encode_format_value(key, value))
+
+
+def _refuse_damaged_neighbours(transaction: ReadTransaction, key: bytes) -> None:
+    """Refuse to say that there is no such stream where damage may have made its name another one.
+
+    It would still lie where the name belongs, and not prove itself.
+    """
+    for near, value in transaction.neighbours(STREAMS_DATABASE, key):
+        _decode(near, value)
 
 
 def _decode(key: bytes, value: bytes) -> StoredStream:

@@ -75,6 +75,19 @@ class ReadTransaction:
             self._proof.prove_reach(database, key, self._stored_tree)
         return self._transaction.get(key, db=handle)
 
+    def neighbours(self, database: bytes, key: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the items behind a key that is not there and in front of it. Proves the whole database for that."""
+        handle = self._handle(database)
+        if handle is None:
+            return []
+        while not self.prove_more(database):
+            pass
+        with self._transaction.cursor(handle) as cursor:
+            found = [cursor.item()] if cursor.set_range(key) else []
+            if cursor.prev() if found else cursor.last():
+                found.append(cursor.item())
+        return found
+
     def items_from(self, database: bytes, key: bytes, *, around_damage: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the keys at and after ``key``. The iterator ends with the transaction.
 

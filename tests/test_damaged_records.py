@@ -162,6 +162,24 @@ def test_a_damaged_counter_is_refused_for_reading_and_for_writing(damaged: Damag
                 use()
 
 
+@pytest.mark.parametrize("name", [b"r", b"t", b"s\0"])
+def test_a_stream_whose_name_is_damaged_is_not_told_to_be_missing(damaged: Damaged, name: bytes) -> None:
+    def rename(raw: RawStore) -> None:
+        raw.put(b"streams", name, raw.get(b"streams", b"s"))
+        raw.delete(b"streams", b"s")
+
+    with damaged(rename) as store:
+        for use in (
+            lambda: store.put_record("s", b"", "k"),
+            lambda: store.read("s", SHARD),
+            lambda: store.list_shards("s"),
+            lambda: store.delete_stream("s"),
+        ):
+            with pytest.raises(StoreFormatError, match=r"entry of stream .* is damaged"):
+                use()
+    assert check_store(store.path) != []
+
+
 def test_a_damaged_stream_entry_is_refused_and_other_streams_go_on(damaged: Damaged) -> None:
     with damaged(lambda raw: raw.flip_last_bit(b"streams", b"s")) as store:
         for use in (
