@@ -12,7 +12,7 @@ from typing import Final
 
 import lmdb
 
-from streamstore.disk_format import CRC_MODULE
+from streamstore.databases import CRC_MODULE
 from streamstore.folder import filesystem_of
 
 __all__ = ["MEMORY_FILESYSTEMS", "describe_machine", "describe_versions", "filesystem_under"]

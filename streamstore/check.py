@@ -15,22 +15,26 @@ from pathlib import Path
 from typing import Final
 
 from streamstore.apart import ChildDiedError, Report, reports_of
-from streamstore.dialect import DIALECTS
-from streamstore.disk_format import (
+from streamstore.databases import (
     CONSUMERS_DATABASE,
     COUNTERS_DATABASE,
-    DIALECT_KEY,
     FORMAT_DATABASE,
     IDEMPOTENCY_KEYS_DATABASE,
     IDEMPOTENCY_TIMES_DATABASE,
     LOSSES_DATABASE,
-    NEXT_STREAM_NUMBER_KEY,
     POSITIONS_DATABASE,
+    RECOVERY_DATABASE,
+    STREAMS_DATABASE,
+    DamagedValueError,
+    records_database,
+)
+from streamstore.dialect import DIALECTS
+from streamstore.disk_format import (
+    DIALECT_KEY,
+    NEXT_STREAM_NUMBER_KEY,
     SECRET_KEY,
     SHARD_COUNT_KEY,
-    STREAMS_DATABASE,
     VERSION_KEY,
-    DamagedValueError,
     consumer_key,
     counter_key,
     decode_consumer,
@@ -44,7 +48,6 @@ from streamstore.disk_format import (
     idempotency_time_key,
     parse_position_key,
     record_key,
-    records_database,
     sequence_of_record_key,
     split_idempotency_time_key,
     stream_number_of_idempotency_key,
@@ -55,7 +58,7 @@ from streamstore.limits import HASH_KEY_MAX
 from streamstore.model import FirstPut, ShardCounter, StoredShard, StoredStream, StreamNumber
 from streamstore.reading import ShardReader
 from streamstore.streams import load_counter, load_format_int
-from streamstore.transaction import RECOVERY_DATABASE, ReadTransaction
+from streamstore.transaction import ReadTransaction
 
 __all__ = ["check_store", "check_store_apart"]
 

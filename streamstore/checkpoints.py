@@ -6,20 +6,12 @@ refused. So two processes that both believe to be the consumer cannot take each 
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import takewhile
 from typing import NamedTuple
 
 from streamstore.consumers import ensure_consumer, iterate_consumers, load_consumer, save_consumer
+from streamstore.databases import POSITIONS_DATABASE, DamagedValueError
 from streamstore.dialect import Dialect
-from streamstore.disk_format import (
-    POSITIONS_DATABASE,
-    DamagedValueError,
-    decode_position,
-    encode_position,
-    parse_position_key,
-    position_key,
-    positions_prefix,
-)
+from streamstore.disk_format import decode_position, encode_position, parse_position_key, position_key, positions_prefix
 from streamstore.errors import ResourceInUseException, StoreFormatError
 from streamstore.model import ConsumerLag, StoredConsumer, StoredStream
 from streamstore.reading import ShardReader
@@ -76,11 +68,10 @@ def refuse_taken_over(transaction: ReadTransaction, stream: StoredStream, consum
 
 def load_positions(transaction: ReadTransaction, consumer: StoredConsumer) -> dict[int, int]:
     prefix = positions_prefix(consumer.stream_number, consumer.name)
-    items = transaction.items_from(POSITIONS_DATABASE, prefix)
     try:
         return {
             parse_position_key(key)[2]: decode_position(key, value)
-            for key, value in takewhile(lambda item: item[0].startswith(prefix), items)
+            for key, value in transaction.items_that_begin_with(POSITIONS_DATABASE, prefix)
         }
     except DamagedValueError as error:
         raise StoreFormatError(f"A position of consumer {consumer.name} is damaged: {error}.") from error

@@ -5,18 +5,10 @@ deletes its positions too, in the same transaction.
 """
 
 from collections.abc import Iterator
-from itertools import takewhile
 
+from streamstore.databases import CONSUMERS_DATABASE, POSITIONS_DATABASE, DamagedValueError
 from streamstore.dialect import Dialect
-from streamstore.disk_format import (
-    CONSUMERS_DATABASE,
-    POSITIONS_DATABASE,
-    DamagedValueError,
-    consumer_key,
-    decode_consumer,
-    encode_consumer,
-    positions_prefix,
-)
+from streamstore.disk_format import consumer_key, decode_consumer, encode_consumer, positions_prefix
 from streamstore.errors import (
     LimitExceededException,
     ResourceInUseException,
@@ -94,11 +86,8 @@ def iterate_consumers(
 ) -> Iterator[StoredConsumer]:
     """Yield the consumers with names greater than ``after_consumer_name`` in bytewise order."""
     prefix, after = consumer_key(stream.number, ""), consumer_key(stream.number, after_consumer_name)
-    for key, value in transaction.items_from(CONSUMERS_DATABASE, after):
-        if not key.startswith(prefix):
-            return
-        if key != after:
-            yield _decode(key, value)
+    for key, value in transaction.items_that_begin_with(CONSUMERS_DATABASE, prefix, after=after):
+        yield _decode(key, value)
 
 
 def count_consumers(transaction: ReadTransaction, stream: StoredStream) -> int:
@@ -135,8 +124,7 @@ def _delete_all(transaction: WriteTransaction, database: bytes, prefix: bytes) -
 
 
 def _keys_that_begin_with(transaction: ReadTransaction, database: bytes, prefix: bytes) -> list[bytes]:
-    keys = (key for key, _ in transaction.items_from(database, prefix))
-    return list(takewhile(lambda key: key.startswith(prefix), keys))
+    return [key for key, _ in transaction.items_that_begin_with(database, prefix)]
 
 
 def _decode(key: bytes, value: bytes) -> StoredConsumer:

@@ -24,6 +24,7 @@ from typing import BinaryIO, Final, Protocol, TypeVar, cast
 import lmdb
 from lmdb import verify as lmdb_verify
 
+from streamstore.databases import RECOVERY_DATABASE
 from streamstore.errors import (
     OutcomeUnknownError,
     StorageError,
@@ -41,7 +42,6 @@ from streamstore.proof import Proof
 from streamstore.room import GROWTH_AHEAD_BYTES, FileRoom, Need
 from streamstore.sections import NO_MEMORY, NestingMutex, taking
 from streamstore.transaction import (
-    RECOVERY_DATABASE,
     Evidence,
     HandleMissingError,
     ObservedTransaction,
@@ -561,7 +561,7 @@ class Engine:
             self._folder.sync_names()
             preallocate(self._folder.lock_path, LOCK_FILE_BYTES)
         if self.proof.is_layout_known:
-            self.proof.metas(alone=self._lock.alone)
+            self.proof.reader.metas(alone=self._lock.alone)
         env = self._map_environment()
         self._map_bytes_unlimited = None
         try:
@@ -598,10 +598,10 @@ class Engine:
         while meta is None:  # others may commit twice between the two looks
             transaction = env.begin()
             try:
-                metas = self.proof.metas(alone=self._lock.alone)
+                metas = self.proof.reader.metas(alone=self._lock.alone)
                 meta = next((meta for meta in metas if meta.commit_number == transaction.id()), None)
                 if meta is not None:
-                    self.proof.prove_databases(meta)
+                    self.proof.prove_databases(*metas, meta)
             finally:
                 transaction.abort()
 
@@ -662,11 +662,23 @@ class Engine:
             try:
                 self.handles = self.handles | {database: self._env.open_db(database, create=False)}
             except lmdb.NotFoundError:
-                pass  # dropped since; the next snapshot shows it
+                self._refuse_unfindable(database)
             except lmdb.DbsFullError:
                 self._reopen()
 
         self._mend_for_reader(open_it)
+
+    def _refuse_unfindable(self, database: bytes) -> None:
+        """Refuse a name that LMDB does not find though it is there: it ends early, with a zero byte.
+
+        One that was dropped since is not there any more, and the next snapshot shows that.
+        """
+        transaction = self._env.begin()
+        try:
+            if transaction.get(database + name_end()) is not None:
+                raise StoreFormatError(f"The list of databases is damaged: no database can have the name {database!r}.")
+        finally:
+            transaction.abort()
 
     def _prepare_to_read_again(self, error: lmdb.Error) -> None:
         """Mend what keeps a read transaction from starting, or raise the error translated."""

@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from itertools import chain, islice, takewhile
 from typing import Final
 
+from streamstore.databases import IDEMPOTENCY_KEYS_DATABASE, IDEMPOTENCY_TIMES_DATABASE, DamagedValueError
 from streamstore.disk_format import (
-    IDEMPOTENCY_KEYS_DATABASE,
-    IDEMPOTENCY_TIMES_DATABASE,
-    DamagedValueError,
     decode_first_put,
     encode_first_put,
     idempotency_key_key,
@@ -48,16 +46,19 @@ class StreamKeys:
         self._repeated = False
         self._last_sent_ms: int | None = None
 
-    def load(self, key: str) -> FirstPut | None:
-        """Return the newest put that was stored with the key, forgotten or not. A damaged entry is refused."""
+    def load(self, key: str, *, now_ms: int) -> FirstPut | None:
+        """Return the newest put that was stored with the key, forgotten or not.
+
+        A damaged entry is refused, and so is a key that it may have been, until it is forgotten.
+        """
+        self._last_sent_ms = now_ms
         if key not in self._loaded:
             self._loaded[key] = _load_first_put(self._transaction, self._stream, key)
         return self._loaded[key]
 
     def first_put(self, key: str, *, now_ms: int) -> FirstPut | None:
         """Return the put that answers one with this key, or None if it must be stored."""
-        self._last_sent_ms = now_ms
-        put = self.load(key)
+        put = self.load(key, now_ms=now_ms)
         if put is None or abs(now_ms - put.sent_ms) >= self._stream.idempotency_window_ms:
             return None
         self._repeated = True
@@ -65,7 +66,7 @@ class StreamKeys:
 
     def add(self, key: str, put: FirstPut) -> None:
         """Remember the put: its record is in this transaction, or it would be refused."""
-        forgotten = self.load(key)
+        forgotten = self.load(key, now_ms=put.sent_ms)
         if forgotten is not None:
             self._outdated.append(
                 idempotency_time_key(idempotency_key_key(self._stream.number, key), forgotten.sent_ms)
@@ -75,7 +76,7 @@ class StreamKeys:
     def save(self) -> None:
         """Write what was added, and forget some of what has expired."""
         if self._last_sent_ms is None:
-            return  # nothing was asked but what is damaged
+            return  # nothing was asked
         keys_max = FORGET_KEYS_MIN + FORGET_KEYS_PER_KEY * len(self._added)
         forget_expired_keys(self._transaction, self._stream, now_ms=self._last_sent_ms, keys_max=keys_max)
         for time_key in self._outdated:
@@ -105,8 +106,9 @@ def forget_expired_keys(transaction: WriteTransaction, stream: StoredStream, *, 
     )
     forgotten = list(islice(expired, keys_max))
     for time_key in forgotten:
-        key, _ = split_idempotency_time_key(time_key)
-        transaction.delete(IDEMPOTENCY_KEYS_DATABASE, key)
+        key, sent_ms = split_idempotency_time_key(time_key)
+        if not _was_sent_at_another_time(transaction, key, sent_ms):
+            transaction.delete(IDEMPOTENCY_KEYS_DATABASE, key)
         transaction.delete(IDEMPOTENCY_TIMES_DATABASE, time_key)
     return len(forgotten)
 
@@ -121,6 +123,15 @@ def clear_idempotency_keys(transaction: WriteTransaction, stream_number: StreamN
 def _time_keys(transaction: ReadTransaction, start: bytes, stop: bytes) -> Iterator[bytes]:
     keys = (key for key, _ in transaction.items_from(IDEMPOTENCY_TIMES_DATABASE, start))
     return takewhile(lambda key: key < stop, keys)
+
+
+def _was_sent_at_another_time(transaction: ReadTransaction, key: bytes, sent_ms: int) -> bool:
+    """Tell whether the time is damaged: it would have the key forgotten before its own."""
+    try:
+        value = transaction.get(IDEMPOTENCY_KEYS_DATABASE, key)
+        return value is not None and decode_first_put(key, value).sent_ms != sent_ms
+    except (DamagedValueError, StoreFormatError):
+        return False  # that the key is damaged keeps nobody from forgetting it
 
 
 def _load_first_put(transaction: ReadTransaction, stream: StoredStream, idempotency_key: str) -> FirstPut | None:

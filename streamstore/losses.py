@@ -6,7 +6,8 @@ one that is missing, and lets a reader pass over all of a run at once.
 
 from collections.abc import Iterator
 
-from streamstore.disk_format import LOSSES_DATABASE, DamagedValueError, decode_loss, encode_loss, loss_key
+from streamstore.databases import LOSSES_DATABASE, DamagedValueError
+from streamstore.disk_format import decode_loss, encode_loss, loss_key
 from streamstore.model import StreamNumber
 from streamstore.transaction import ReadTransaction, WriteTransaction
 

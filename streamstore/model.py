@@ -12,7 +12,6 @@ from typing import Final, Literal, NamedTuple, NewType, Protocol, TypeVar, cast,
 from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 
 __all__ = [
-    "RECORDS_DATABASE_PREFIX",
     "STREAM_MODES",
     "ChildShard",
     "CommitReport",

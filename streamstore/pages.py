@@ -99,7 +99,7 @@ class Page(NamedTuple):
     children: list[int]
     far_values: list[FarValue]
     values: dict[int, bytes]
-    """By the place of their key those that are trees, and in the list of free pages all that are on the page itself."""
+    """By the place of their key those that are trees, or all that are on the page itself."""
 
 
 class DamagedPageError(Exception):
@@ -304,8 +304,8 @@ def parse_tree(value: bytes) -> Tree:
     return _tree(value, 0)
 
 
-def parse_page(page: bytes, number: int, *, is_free_list: bool = False) -> Page:
-    """Return what a page of a tree says, if LMDB may touch it.
+def parse_page(page: bytes, number: int, *, has_values: bool = False, is_free_list: bool = False) -> Page:
+    """Return what a page of a tree says, if LMDB may touch it; ``has_values``: and the values that are on it.
 
     Its keys rise, and its nodes fill the space behind the free one without a gap: what LMDB moves when it changes the
     page is theirs.
@@ -325,7 +325,7 @@ def parse_page(page: bytes, number: int, *, is_free_list: bool = False) -> Page:
     if flags == _BRANCH:
         parsed, ends = _parse_branch(page, number, offsets)
     else:
-        parsed, ends = _parse_leaf(page, number, offsets, is_free_list=is_free_list)
+        parsed, ends = _parse_leaf(page, number, offsets, has_values=has_values or is_free_list)
     if not _are_packed(offsets, ends, upper, len(page)):
         raise DamagedPageError(number, "has keys and values that overlap, or a gap between them")
     _refuse_disorder(parsed, number, is_free_list=is_free_list)
@@ -420,7 +420,7 @@ def _parse_branch_of_records(page: bytes, offsets: Sequence[int]) -> tuple[Page,
     return Page([b"", *(key for *_, key in others)], children, [], {}), [len(page), *offsets[:-1]]
 
 
-def _parse_leaf(page: bytes, number: int, offsets: Sequence[int], *, is_free_list: bool) -> tuple[Page, list[int]]:
+def _parse_leaf(page: bytes, number: int, offsets: Sequence[int], *, has_values: bool) -> tuple[Page, list[int]]:
     keys: list[bytes] = []
     far_values: list[FarValue] = []
     values: dict[int, bytes] = {}
@@ -445,7 +445,7 @@ def _parse_leaf(page: bytes, number: int, offsets: Sequence[int], *, is_free_lis
         if flags == _IN_OVERFLOW_PAGES:
             (first_page,) = _PAGE_NUMBER.unpack_from(page, start)
             far_values.append(FarValue(len(keys), first_page, value_bytes))
-        elif flags == _IS_TREE or is_free_list:
+        elif flags == _IS_TREE or has_values:
             values[len(keys)] = page[start:end]
         keys.append(page[offset + _NODE.size : start])
         ends.append(end + end % 2)

@@ -5,8 +5,12 @@ and one that LMDB has written since needs no proof. What is proved is kept as ra
 pages on the way to a key of the range, from the root to the value, are such as LMDB writes. LMDB keeps that so, in this
 process and in others, as long as it touches nothing else; what it touches beside the way when it deletes is proved too.
 
+A page that LMDB could have written may still have a key that is another one than was written. So before a key is said
+not to be there, the values beside its place must be sealed under the keys that they lie at: the one that was damaged
+still lies between the same two, or else the keys of the page would not rise.
+
 The pages are read with ``pread``, never through the map, in the snapshot of the transaction that is about to use them.
-Knows named databases and keys, never what they mean. Nothing here locks: two threads may prove the same twice.
+Knows named databases, keys and seals, never what they mean. Nothing here locks: two threads may prove the same twice.
 """
 
 from bisect import bisect_left, bisect_right
@@ -15,41 +19,35 @@ from contextlib import suppress
 from itertools import islice, repeat
 from typing import Final, NamedTuple
 
-from streamstore.errors import StoreFormatError
-from streamstore.model import RECORDS_DATABASE_PREFIX
+from streamstore.databases import (
+    RECORDS_DATABASE_PREFIX,
+    SEALED_DATABASES,
+    is_database_of_a_store,
+    is_sealed,
+)
+from streamstore.free_pages import prove_free_pages, stale_page
+from streamstore.page_reader import PageReader, ReadFile, damaged
 from streamstore.pages import (
-    META_BYTES_MAX,
     DamagedPageError,
     Meta,
     Page,
     Tree,
-    page_bytes_of,
-    pages_of_value,
-    parse_free_pages,
-    parse_metas,
-    parse_overflow,
     parse_page,
     parse_tree,
 )
+from streamstore.ranges import LEAVES_AHEAD_MIN, Proved
 
-__all__ = ["Proof", "Run"]
+__all__ = ["LIST_OF_DATABASES", "Proof", "Run", "behind_all_that_begin_with"]
 
 SMALL_TREE_PAGES: Final = 16
 """A tree of so many pages is proved at once."""
-LEAVES_AHEAD_MIN: Final = 32
-LEAVES_AHEAD_MAX: Final = 256
-"""Proved at once of what is read or deleted in order: twice as many each time, for the branches are read again."""
 assert SMALL_TREE_PAGES <= LEAVES_AHEAD_MIN, "a small tree is proved by the first look"
-PAGES_AT_ONCE: Final = 16
-META_ATTEMPTS: Final = 20
-PAGE_HEADER_BYTES: Final = 16
-PAGES_MAX: Final = 2**48 // 512
 BEHIND_ALL_KEYS: Final = b"\xff" * 511
-MAIN: Final = "the list of databases"
-FREE_LIST: Final = "the list of free pages"
+LIST_OF_DATABASES: Final = b""
+"""Stands for the name of a database where the one is meant that holds their names."""
+MAIN: Final = "The list of databases"
+FREE_LIST: Final = "The list of free pages"
 
-ReadFile = Callable[[int, int], bytes]
-"""Reads from a place in the file on so many bytes: fewer at its end."""
 StoredTree = Callable[[bytes], bytes | None]
 """Returns what the snapshot holds of a named database in the list of databases."""
 
@@ -74,65 +72,10 @@ class _Leaf(NamedTuple):
     keys: list[bytes]
     bad_places: list[int]
     """The places of the keys whose values may not be touched."""
+    unsealed_places: list[int]
+    """The places of the keys that their values were not written at, of a database whose values are sealed."""
     problem: str | None
     """Why no key of it may be touched, or not each value."""
-
-
-class _Ranges:
-    """Ranges of keys; the last one may be open. Replaced as a whole, so that other threads see no half of a change."""
-
-    __slots__ = ("_ranges",)
-
-    def __init__(self) -> None:
-        self._ranges: tuple[tuple[bytes, bytes | None], ...] = ()
-
-    def around(self, key: bytes) -> tuple[bytes, bytes | None] | None:
-        """Return the range that the key is in."""
-        ranges = self._ranges
-        place = bisect_right(ranges, key, key=_low)
-        if place == 0:
-            return None
-        found = ranges[place - 1]
-        return found if found[1] is None or key < found[1] else None
-
-    def add(self, low: bytes, high: bytes | None) -> None:
-        ranges = self._ranges
-        start = bisect_left(ranges, low, key=_low)
-        if start > 0 and _reaches(ranges[start - 1][1], low):
-            start -= 1
-        stop = start
-        while stop < len(ranges) and _reaches(high, ranges[stop][0]):
-            stop += 1
-        if start < stop:
-            low = min(low, ranges[start][0])
-            last = ranges[stop - 1][1]
-            high = None if high is None or last is None else max(high, last)
-        self._ranges = (*ranges[:start], (low, high), *ranges[stop:])
-
-    def are_all(self) -> bool:
-        return self._ranges == ((b"", None),)
-
-
-class _Proved:
-    """What is proved of a database: to which keys LMDB may go, and which it may delete."""
-
-    __slots__ = ("_leaves_ahead", "_next_key", "deletable", "reachable")
-
-    def __init__(self) -> None:
-        self.reachable = _Ranges()
-        self.deletable = _Ranges()
-        self._leaves_ahead = LEAVES_AHEAD_MIN
-        self._next_key: bytes | None = None
-
-    def leaves_ahead(self, key: bytes) -> int:
-        """Return how many leaves to prove from the key on."""
-        in_order = key == self._next_key
-        count = self._leaves_ahead = min(2 * self._leaves_ahead, LEAVES_AHEAD_MAX) if in_order else LEAVES_AHEAD_MIN
-        return count
-
-    def reached(self, next_key: bytes | None) -> None:
-        """Remember to where that came: who goes on there reads in order."""
-        self._next_key = next_key
 
 
 class Proof:
@@ -145,51 +88,40 @@ class Proof:
     def __init__(self, read: ReadFile, *, is_layout_known: bool) -> None:
         self.whole: set[bytes] = set() if is_layout_known else _Everything()
         """The databases of which every page is proved: whoever uses one of them need not ask."""
+        self.sound: set[bytes] = set() if is_layout_known else _Everything()
+        """Those in which no damage hides a key."""
         self.is_layout_known = is_layout_known
-        self._read = read
-        self._page_bytes = page_bytes_of(read(0, META_BYTES_MAX))
-        self._proved: dict[bytes, _Proved] = {}
+        self.reader = PageReader(read)
+        self._proved: dict[bytes, Proved] = {}
         self._is_free_list_proved = not is_layout_known
+        self._foreign_name: bytes | None = None
 
-    def metas(self, *, alone: bool) -> tuple[Meta, Meta]:
-        """Return what the meta pages say, the older one first. Unless we are alone, others may be writing them."""
-        for attempts_left in reversed(range(1 if alone else META_ATTEMPTS)):
-            try:
-                return parse_metas(self._read(0, META_BYTES_MAX), self._page_bytes)
-            except DamagedPageError as error:
-                if attempts_left == 0:
-                    raise _damaged("The file", str(error)) from error
-        raise AssertionError
-
-    def prove_databases(self, meta: Meta) -> None:
-        """Prove the list of databases."""
-        for leaf in self._leaves(b"", meta.main, b""):
+    def prove_databases(self, older: Meta, newer: Meta, meta: Meta) -> None:
+        """Prove the list of databases, as it was when ``meta`` was written, one of the two, and not before."""
+        names: list[bytes] = []
+        for leaf in self._leaves(LIST_OF_DATABASES, meta.main, b""):
             if leaf.problem is not None:
-                raise _damaged(MAIN, leaf.problem)
+                raise damaged(MAIN, leaf.problem)
+            names += leaf.keys
+        if len(names) != meta.main.entries:
+            raise damaged(MAIN, f"it has {len(names)} names, and should have {meta.main.entries}")
+        if meta == newer:
+            stale = stale_page(self.reader, older, newer, self._pages_of_lists(meta))
+            if stale is not None:
+                raise damaged(MAIN, f"it leads to page {stale}, which an earlier commit has left")
+        self._foreign_name = next((name for name in names if not is_database_of_a_store(name)), None)
+        if self._foreign_name is None:
+            self.sound.add(LIST_OF_DATABASES)
 
     def prove_free_list(self) -> None:
-        """In a write transaction: prove the list of free pages, of which LMDB takes those that it writes to.
-
-        None of them is one that the lists themselves are on, or that a database begins with.
-        """
+        """In a write transaction: prove the list of free pages, of which LMDB takes those that it writes to."""
         if self._is_free_list_proved:
             return
-        _, meta = self.metas(alone=True)
+        older, newer = self.reader.metas(alone=True)
         try:
-            seen = self._pages_of_lists(meta)
-            is_free = bytearray(meta.last_page + 1)
-            count = 0
-            for value in self._free_entries(meta, seen):
-                numbers = parse_free_pages(value, meta.last_page)
-                count += len(numbers)
-                for number in numbers:
-                    is_free[number] = 1
-            if sum(is_free) != count:
-                raise ValueError("it names a page twice")
-            if any(is_free[number] for number in seen):
-                raise ValueError("it names a page that is in use")
-        except (DamagedPageError, ValueError, IndexError) as error:
-            raise _damaged(FREE_LIST, str(error)) from error
+            prove_free_pages(self.reader, older, newer, self._pages_of_lists(newer))
+        except (DamagedPageError, ValueError) as error:
+            raise damaged(FREE_LIST, str(error)) from error
         self._is_free_list_proved = True
 
     def prove_reach(self, database: bytes, key: bytes, stored_tree: StoredTree) -> None:
@@ -203,9 +135,33 @@ class Proof:
         proved, tree = contact
         leaf = next(self._leaves(database, tree, key))
         if leaf.problem is None:
-            proved.reachable.add(leaf.low, leaf.high)
+            _add(proved, leaf)
         elif not leaf.keys or any(leaf.keys[place] == key for place in leaf.bad_places):
-            raise _damaged(_name(database), leaf.problem)
+            raise damaged(_name(database), leaf.problem)
+
+    def prove_absence(self, database: bytes, key: bytes, stored_tree: StoredTree) -> None:
+        """Prove that a key which is not there was never written, as far as its database is sealed.
+
+        The list of databases stands for itself: none is missing from it while all its names are those of a store.
+        """
+        if database == LIST_OF_DATABASES:
+            raise damaged(MAIN, f"no store has a database {self._foreign_name!r}, which may have been {key!r}")
+        known = self._proved.get(database)
+        if known is not None and known.sound.around(key) is not None:
+            return
+        tree = self._tree(database, stored_tree) if database in SEALED_DATABASES else None
+        if tree is None or tree.root is None:
+            self.sound.add(database)
+            return
+        proved = self._proved.setdefault(database, Proved())
+        leaf = next(self._leaves(database, tree, key))
+        place = bisect_left(leaf.keys, key)
+        if leaf.problem is None:
+            _add(proved, leaf)
+        if {place - 1, place} & {*leaf.unsealed_places, *leaf.bad_places} or not leaf.keys:
+            raise damaged(_name(database), leaf.problem or f"what lies where {key!r} belongs was not written there")
+        if proved.sound.are_all():
+            self.sound.add(database)
 
     def prove_end(self, database: bytes, stored_tree: StoredTree) -> None:
         """Prove the way to the last key, and so to all that come behind it."""
@@ -231,7 +187,7 @@ class Proof:
             try:
                 self._prove_beside(database, proved, tree, first, last)
             except DamagedPageError as error:
-                raise _damaged(_name(database), str(error)) from error
+                raise damaged(_name(database), str(error)) from error
 
     def prove_whole(self, database: bytes, stored_tree: StoredTree) -> None:
         """Prove every page of a database."""
@@ -245,9 +201,9 @@ class Proof:
             return True
         proved, tree = contact
         _, proved_to = proved.reachable.around(b"") or (b"", b"")
-        damaged = self._reach_on(database, proved, tree, proved_to or b"")
-        if damaged is not None:
-            raise _damaged(_name(database), damaged.problem or "")
+        bad_leaf = self._reach_on(database, proved, tree, proved_to or b"")
+        if bad_leaf is not None:
+            raise damaged(_name(database), bad_leaf.problem or "")
         return False  # the next look finds out whether it was the last
 
     def run(self, database: bytes, key: bytes, stored_tree: StoredTree, *, around_damage: bool) -> Run | None:
@@ -284,19 +240,15 @@ class Proof:
                 break  # and what is at ``stop`` is not read, which perhaps cannot be
         return count
 
-    def _contact(self, database: bytes, stored_tree: StoredTree) -> tuple[_Proved, Tree] | None:
+    def _contact(self, database: bytes, stored_tree: StoredTree) -> tuple[Proved, Tree] | None:
         """Return what is proved of a database and its tree; None: it is all proved, as a small one is at once."""
-        entry = stored_tree(database)
-        try:
-            tree = None if entry is None else parse_tree(entry)
-        except ValueError as error:
-            raise _damaged(_name(database), str(error)) from error
+        tree = self._tree(database, stored_tree)
         if tree is None or tree.root is None:
             self.whole.add(database)
             return None
         proved = self._proved.get(database)
         if proved is None:
-            proved = self._proved[database] = _Proved()
+            proved = self._proved[database] = Proved()
             if tree.tree_pages <= SMALL_TREE_PAGES:
                 self._reach_on(database, proved, tree, b"")
         if proved.reachable.are_all():
@@ -304,24 +256,32 @@ class Proof:
             return None
         return proved, tree
 
-    def _reach_on(self, database: bytes, proved: _Proved, tree: Tree, key: bytes) -> _Leaf | None:
+    def _tree(self, database: bytes, stored_tree: StoredTree) -> Tree | None:
+        entry = stored_tree(database)
+        try:
+            return None if entry is None else parse_tree(entry)
+        except ValueError as error:
+            raise damaged(_name(database), str(error)) from error
+
+    def _reach_on(self, database: bytes, proved: Proved, tree: Tree, key: bytes) -> _Leaf | None:
         """Prove the ways to the keys of some leaves from ``key`` on. Returns the damaged one that ended it."""
-        low, high, damaged = None, None, None
+        is_any, bad_leaf = False, None
+        high: bytes | None = None
         try:
             for leaf in islice(self._leaves(database, tree, key), proved.leaves_ahead(key)):
                 if leaf.problem is not None:
-                    damaged = leaf
+                    bad_leaf = leaf
                     break
-                low, high = leaf.low if low is None else low, leaf.high
+                _add(proved, leaf)
+                is_any, high = True, leaf.high
         except OSError:
-            if low is None:
+            if not is_any:
                 raise
-        if low is not None:
-            proved.reachable.add(low, high)
+        if is_any:
             proved.reached(high)
-        return damaged
+        return bad_leaf
 
-    def _ahead(self, database: bytes, proved: _Proved, tree: Tree, key: bytes) -> bytes:
+    def _ahead(self, database: bytes, proved: Proved, tree: Tree, key: bytes) -> bytes:
         """Return a key some leaves behind ``key``, so that the next change need not prove so much again."""
         last_key = key
         for leaf in islice(self._leaves(database, tree, key), proved.leaves_ahead(key)):
@@ -329,7 +289,7 @@ class Proof:
                 last_key = leaf.keys[-1]
         return max(key, last_key)
 
-    def _prove_beside(self, database: bytes, proved: _Proved, tree: Tree, first: bytes, last: bytes) -> None:
+    def _prove_beside(self, database: bytes, proved: Proved, tree: Tree, first: bytes, last: bytes) -> None:
         assert tree.root is not None
         low, high = self._beside(database, tree.root, tree.depth, b"", None, first, last)
         proved.deletable.add(low, high)
@@ -343,7 +303,7 @@ class Proof:
         A page that gets too empty is filled or merged with the one beside it. Of branches, that needs the first key
         below each of the two.
         """
-        page = self._page(number, low, high, is_leaf=depth == 1)
+        page = self.reader.page(number, low, high, is_leaf=depth == 1)
         if depth == 1:
             _, problem = self._bad_places(database, page)
             if problem is not None:
@@ -363,7 +323,7 @@ class Proof:
 
     def _prove_lowest(self, number: int, depth: int, low: bytes, high: bytes | None) -> None:
         """Prove the way to the first key below a page."""
-        page = self._page(number, low, high, is_leaf=depth == 1)
+        page = self.reader.page(number, low, high, is_leaf=depth == 1)
         if depth > 1:
             self._prove_lowest(page.children[0], depth - 1, low, page.keys[1])
 
@@ -384,79 +344,45 @@ class Proof:
     ) -> Iterator[_Leaf]:
         """``content``: the page, if it has been read already."""
         try:
-            page = self._page(number, low, high, is_leaf=depth == 1, content=content)
+            page = self.reader.page(
+                number, low, high, is_leaf=depth == 1, content=content, has_values=database in SEALED_DATABASES
+            )
         except DamagedPageError as error:
-            yield _Leaf(low, high, [], [], str(error))
+            yield _Leaf(low, high, [], [], [], str(error))
             return
         if depth == 1:
-            yield _Leaf(low, high, page.keys, *self._bad_places(database, page))
+            bad_places, problem = self._bad_places(database, page)
+            yield _Leaf(low, high, page.keys, bad_places, self._unsealed_places(database, page, bad_places), problem)
             return
         start = bisect_right(page.keys, key, 1) - 1
-        contents = self._pages(page.children[start:]) if depth == 2 else repeat(b"")
+        contents = self.reader.pages(page.children[start:]) if depth == 2 else repeat(b"")
         for place, content in zip(range(start, len(page.children)), contents, strict=False):
             child_low = page.keys[place] if place else low
             child_high = page.keys[place + 1] if place + 1 < len(page.keys) else high
             yield from self._below(database, page.children[place], depth - 1, key, child_low, child_high, content)
 
-    def _pages(self, numbers: list[int]) -> Iterator[bytes]:
-        """Yield the pages, read at once where they lie side by side, more and more; less of what cannot be read."""
-        place, count_max = 0, 1
-        while place < len(numbers):
-            count = 1
-            most = min(count_max, len(numbers) - place)
-            while count < most and numbers[place + count] == numbers[place] + count:
-                count += 1
-            try:
-                content = self._read_at(numbers[place], count * self._page_bytes)
-            except (DamagedPageError, OSError):  # perhaps only of a page behind it
-                content = b""
-            for start in range(0, count * self._page_bytes, self._page_bytes):
-                yield content[start : start + self._page_bytes]
-            place += count
-            count_max = min(2 * count_max, PAGES_AT_ONCE)
-
-    def _page(self, number: int, low: bytes, high: bytes | None, *, is_leaf: bool, content: bytes = b"") -> Page:
-        """Return a page whose keys must all be from ``low`` on and in front of ``high``."""
-        if len(content) < self._page_bytes:
-            content = self._page_at(number)
-        page = parse_page(content, number)
-        if bool(page.children) == is_leaf:
-            raise DamagedPageError(number, "is not as deep in its tree as it should be")
-        if page.keys[0 if is_leaf else 1] < low or (high is not None and page.keys[-1] >= high):
-            raise DamagedPageError(number, "has keys that do not belong there")
-        return page
-
-    def _page_at(self, number: int) -> bytes:
-        page = self._read_at(number, self._page_bytes)
-        if len(page) < self._page_bytes:
-            raise DamagedPageError(number, "is behind the end of the file")
-        return page
-
-    def _read_at(self, number: int, count_bytes: int) -> bytes:
-        if number > PAGES_MAX:
-            raise DamagedPageError(number, "is behind the end of any file")
-        return self._read(number * self._page_bytes, count_bytes)
-
     def _bad_places(self, database: bytes, page: Page) -> tuple[list[int], str | None]:
         """Return the places of the keys whose large values are not where the page says, and what is wrong with one."""
         bad: list[int] = []
         problem = None
+        if database == LIST_OF_DATABASES and len(page.values) != len(page.keys):
+            return [], "a name there is none of a database"
         for place, number, value_bytes in page.far_values:
             try:
-                self._prove_far_value(number, value_bytes, is_exact=database.startswith(RECORDS_DATABASE_PREFIX))
+                self.reader.prove_far_value(number, value_bytes, is_exact=database.startswith(RECORDS_DATABASE_PREFIX))
             except DamagedPageError as error:
                 bad.append(place)
                 problem = str(error)
         return bad, problem
 
-    def _prove_far_value(self, number: int, value_bytes: int, *, is_exact: bool) -> None:
-        """A value that is written over a longer one keeps the pages of that. No record is ever written over."""
-        count = parse_overflow(self._read_at(number, PAGE_HEADER_BYTES), number)
-        needed = pages_of_value(value_bytes, self._page_bytes)
-        if count < needed or (is_exact and count > needed):
-            raise DamagedPageError(number, f"begins a value of {count} pages, which needs {needed}")
-        if count > 1 and len(self._read_at(number + count - 1, self._page_bytes)) < self._page_bytes:
-            raise DamagedPageError(number, "begins a value that goes on behind the end of the file")
+    def _unsealed_places(self, database: bytes, page: Page, bad_places: list[int]) -> list[int]:
+        if database not in SEALED_DATABASES:
+            return []
+        values = dict(page.values)
+        for place, number, value_bytes in page.far_values:
+            if place not in bad_places:
+                values[place] = self.reader.far_value(number, value_bytes)
+        return [place for place, value in values.items() if not is_sealed(database, page.keys[place], value)]
 
     def _pages_of_lists(self, meta: Meta) -> set[int]:
         """Return the pages of the list of databases, and the root of each of these."""
@@ -465,28 +391,10 @@ class Proof:
         while waiting:
             number = waiting.pop()
             seen.add(number)
-            page = parse_page(self._page_at(number), number)
+            page = parse_page(self.reader.page_at(number), number)
             waiting += page.children
             seen.update(tree.root for tree in map(parse_tree, page.values.values()) if tree.root is not None)
         return seen
-
-    def _free_entries(self, meta: Meta, seen: set[int]) -> Iterator[bytes]:
-        """Yield the values of the list of free pages, and add its pages to those that were seen."""
-        waiting = [] if meta.free.root is None else [(meta.free.root, meta.free.depth)]
-        while waiting:
-            number, depth = waiting.pop()
-            if number in seen:
-                raise DamagedPageError(number, "is in two places")
-            seen.add(number)
-            page = parse_page(self._page_at(number), number, is_free_list=True)
-            if bool(page.children) == (depth == 1):
-                raise DamagedPageError(number, "is not as deep in its tree as it should be")
-            waiting += [(child, depth - 1) for child in page.children]
-            yield from page.values.values()
-            for _, first_page, value_bytes in page.far_values:
-                self._prove_far_value(first_page, value_bytes, is_exact=False)
-                seen.update(range(first_page, first_page + pages_of_value(value_bytes, self._page_bytes)))
-                yield self._read_at(first_page, PAGE_HEADER_BYTES + value_bytes)[PAGE_HEADER_BYTES:]
 
 
 class _Everything(set[bytes]):
@@ -496,10 +404,16 @@ class _Everything(set[bytes]):
         return True
 
 
+def behind_all_that_begin_with(prefix: bytes) -> bytes:
+    """Return what is greater than all keys with this prefix, and not greater than any that is greater than them."""
+    start = prefix.rstrip(b"\xff")
+    return start[:-1] + bytes([start[-1] + 1]) if start else BEHIND_ALL_KEYS
+
+
 def _run_on_damaged(database: bytes, leaf: _Leaf, key: bytes, *, around_damage: bool) -> Run | None:
     """Return how to go on where pages or values are damaged."""
     if not around_damage:
-        raise _damaged(_name(database), leaf.problem or "")
+        raise damaged(_name(database), leaf.problem or "")
     start = bisect_left(leaf.keys, key)
     sound_stop = next((place for place in leaf.bad_places if place >= start), len(leaf.keys))
     if start < sound_stop:
@@ -509,20 +423,11 @@ def _run_on_damaged(database: bytes, leaf: _Leaf, key: bytes, *, around_damage: 
     return None if behind is None else Run(key, key_count=0, next_key=behind)
 
 
-def _low(one: tuple[bytes, bytes | None]) -> bytes:
-    return one[0]
-
-
-def _reaches(end: bytes | None, low: bytes) -> bool:
-    return end is None or end >= low
+def _add(proved: Proved, leaf: _Leaf) -> None:
+    proved.reachable.add(leaf.low, leaf.high)
+    if not leaf.unsealed_places:
+        proved.sound.add(leaf.low, leaf.high)
 
 
 def _name(database: bytes) -> str:
     return f"The database {database.decode(errors='replace')}"
-
-
-def _damaged(what: str, problem: str) -> StoreFormatError:
-    return StoreFormatError(
-        f"{what} is damaged: {problem}. Nothing was stored or changed; see what else with check, and save the rest "
-        "with salvage, or restore a copy."
-    )

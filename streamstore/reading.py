@@ -6,13 +6,8 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
-from streamstore.disk_format import (
-    DamagedValueError,
-    RecordFormat,
-    record_key,
-    records_database,
-    sequence_of_record_key,
-)
+from streamstore.databases import DamagedValueError, records_database
+from streamstore.disk_format import RecordFormat, record_key, sequence_of_record_key
 from streamstore.errors import CorruptRecordError
 from streamstore.limits import GET_RECORDS_BYTES_MAX
 from streamstore.losses import loss_at

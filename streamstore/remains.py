@@ -7,19 +7,21 @@ Of several versions of an entry the newest counts. Pure: bytes in, entries out.
 from collections.abc import Callable, Hashable
 from typing import Final, TypeVar
 
-from streamstore.disk_format import (
+from streamstore.databases import (
     CONSUMERS_DATABASE,
     COUNTERS_DATABASE,
-    DIALECT_KEY,
     FORMAT_DATABASE,
     IDEMPOTENCY_KEYS_DATABASE,
-    NEXT_STREAM_NUMBER_KEY,
     POSITIONS_DATABASE,
+    STREAMS_DATABASE,
+    DamagedValueError,
+)
+from streamstore.disk_format import (
+    DIALECT_KEY,
+    NEXT_STREAM_NUMBER_KEY,
     SECRET_KEY,
     SHARD_COUNT_KEY,
-    STREAMS_DATABASE,
     VERSION_KEY,
-    DamagedValueError,
     decode_consumer,
     decode_counter,
     decode_first_put,

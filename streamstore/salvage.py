@@ -15,19 +15,23 @@ from typing import Final
 
 from streamstore.check import check_store
 from streamstore.consumers import save_consumer
+from streamstore.databases import (
+    FORMAT_DATABASE,
+    IDEMPOTENCY_KEYS_DATABASE,
+    IDEMPOTENCY_TIMES_DATABASE,
+    POSITIONS_DATABASE,
+    DamagedValueError,
+    parse_records_database,
+    records_database,
+)
 from streamstore.dialect import AWS, DIALECTS, YANDEX, Dialect
 from streamstore.disk_format import (
     DIALECT_KEY,
-    FORMAT_DATABASE,
     FORMAT_VERSION,
-    IDEMPOTENCY_KEYS_DATABASE,
-    IDEMPOTENCY_TIMES_DATABASE,
     NEXT_STREAM_NUMBER_KEY,
-    POSITIONS_DATABASE,
     SECRET_KEY,
     SHARD_COUNT_KEY,
     VERSION_KEY,
-    DamagedValueError,
     RecordFormat,
     consumer_key,
     encode_first_put,
@@ -35,9 +39,7 @@ from streamstore.disk_format import (
     encode_position,
     idempotency_time_key,
     parse_position_key,
-    parse_records_database,
     record_key,
-    records_database,
     sequence_of_record_key,
     stream_number_of_idempotency_key,
 )

@@ -8,12 +8,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from streamstore.databases import COUNTERS_DATABASE
 from streamstore.dialect import Dialect
-from streamstore.disk_format import (
-    COUNTERS_DATABASE,
-    encode_counter,
-    sequence_of_record_key,
-)
+from streamstore.disk_format import encode_counter, sequence_of_record_key
 from streamstore.errors import (
     InvalidArgumentException,
     ProvisionedThroughputExceededException,
@@ -176,7 +173,7 @@ class _OpenStream:
     def target(self, record: NewRecord) -> tuple[str, Callable[[NewRecord], int]]:
         """Return the id of the shard that a record belongs to, and what appends it. Refuses what is damaged."""
         if (idempotency_key := record[5]) is not None:
-            self._keys_of(self._stream).load(idempotency_key)
+            self._keys_of(self._stream).load(idempotency_key, now_ms=record[4])
         shard_index = self._shard_index_of(record[2])
         target = self._targets.get(shard_index)
         if target is None:

@@ -9,19 +9,22 @@ from collections.abc import Iterator
 from itertools import cycle
 
 from streamstore.consumers import delete_consumers, refuse_consumers
+from streamstore.databases import (
+    COUNTERS_DATABASE,
+    FORMAT_DATABASE,
+    STREAMS_DATABASE,
+    DamagedValueError,
+    records_database,
+)
 from streamstore.dialect import DIALECTS, Dialect
 from streamstore.disk_format import (
-    COUNTERS_DATABASE,
     DIALECT_KEY,
-    FORMAT_DATABASE,
     FORMAT_VERSION,
     NEXT_STREAM_NUMBER_KEY,
     SECRET_KEY,
     SHARD_COUNT_KEY,
     STORE_SECRET_BYTES,
-    STREAMS_DATABASE,
     VERSION_KEY,
-    DamagedValueError,
     RecordFormat,
     counter_key,
     decode_counter,
@@ -32,7 +35,6 @@ from streamstore.disk_format import (
     encode_counter,
     encode_format_value,
     encode_stream,
-    records_database,
     stream_key,
 )
 from streamstore.engine import Databases
@@ -140,7 +142,6 @@ class StreamCatalog:
         value = transaction.get(STREAMS_DATABASE, key)
         if value is None:
             self._decoded.pop(stream_name, None)
-            _refuse_damaged_neighbours(transaction, key)
             raise ResourceNotFoundException(
                 resource=f"Stream {stream_name}", remedy="create it with create_stream, or see list_streams"
             )
@@ -346,15 +347,6 @@ def load_format_int(transaction: ReadTransaction, key: bytes) -> int:
 
 def _save_format_int(transaction: WriteTransaction, key: bytes, value: int) -> None:
     transaction.put(FORMAT_DATABASE, key, encode_format_value(key, value))
-
-
-def _refuse_damaged_neighbours(transaction: ReadTransaction, key: bytes) -> None:
-    """Refuse to say that there is no such stream where damage may have made its name another one.
-
-    It would still lie where the name belongs, and not prove itself.
-    """
-    for near, value in transaction.neighbours(STREAMS_DATABASE, key):
-        _decode(near, value)
 
 
 def _decode(key: bytes, value: bytes) -> StoredStream:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import lmdb
 
+from streamstore.databases import RECOVERY_DATABASE
 from streamstore.errors import StorageError, StoreFormatError
 from streamstore.library import MACHINE_ERRORS, name_end, translate
-from streamstore.proof import Proof
+from streamstore.proof import LIST_OF_DATABASES, Proof, behind_all_that_begin_with
 from streamstore.room import Need
 
 if TYPE_CHECKING:
     from streamstore.engine import Engine
 
 __all__ = [
-    "RECOVERY_DATABASE",
     "Evidence",
     "HandleMissingError",
     "ObservedTransaction",
@@ -29,7 +29,6 @@ __all__ = [
     "WriteTransaction",
 ]
 
-RECOVERY_DATABASE: Final = b"recoveries"
 CHANGE_KEY: Final = b"change"
 CHANGE_MARK_BYTES: Final = 16
 PAGE_VALUE_BYTES: Final = 3_000  # more than shares a page, and no more than one page takes
@@ -73,20 +72,10 @@ class ReadTransaction:
             return None
         if database not in self._proof.whole:
             self._proof.prove_reach(database, key, self._stored_tree)
-        return self._transaction.get(key, db=handle)
-
-    def neighbours(self, database: bytes, key: bytes) -> list[tuple[bytes, bytes]]:
-        """Return the items behind a key that is not there and in front of it. Proves the whole database for that."""
-        handle = self._handle(database)
-        if handle is None:
-            return []
-        while not self.prove_more(database):
-            pass
-        with self._transaction.cursor(handle) as cursor:
-            found = [cursor.item()] if cursor.set_range(key) else []
-            if cursor.prev() if found else cursor.last():
-                found.append(cursor.item())
-        return found
+        value = self._transaction.get(key, db=handle)
+        if value is None:
+            self._prove_absence(database, key)
+        return value
 
     def items_from(self, database: bytes, key: bytes, *, around_damage: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the keys at and after ``key``. The iterator ends with the transaction.
@@ -100,6 +89,22 @@ class ReadTransaction:
             return self._proved_items(database, handle, key, around_damage=around_damage)
         cursor = self._transaction.cursor(handle)
         return cursor.iternext() if cursor.set_range(key) else iter(())
+
+    def items_that_begin_with(
+        self, database: bytes, prefix: bytes, *, after: bytes = b""
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over the keys with this prefix behind ``after``. At the end it is proved that none is hidden.
+
+        ``StoreFormatError``: damage in front of the first or behind the last may have made one of them another key.
+        """
+        start = max(prefix, after)
+        self._prove_absence(database, start)
+        for item in self.items_from(database, start):
+            if not item[0].startswith(prefix):
+                break
+            if item[0] != after:
+                yield item
+        self._prove_absence(database, behind_all_that_begin_with(prefix))
 
     def last_key(self, database: bytes) -> bytes | None:
         handle = self._handle(database)
@@ -152,7 +157,14 @@ class ReadTransaction:
         if handle is None and self._transaction.get(database + name_end()) is not None:
             # LMDB forbids opening a handle while another transaction of the process may do the same.
             raise HandleMissingError(database)
+        if handle is None:
+            self._prove_absence(LIST_OF_DATABASES, database)
         return handle
+
+    def _prove_absence(self, database: bytes, key: bytes) -> None:
+        """Prove that no damage hides a key that is not there."""
+        if database not in self._proof.sound:
+            self._proof.prove_absence(database, key, self._stored_tree)
 
 
 class ObservedTransaction(ReadTransaction):
@@ -196,6 +208,9 @@ class ObservedTransaction(ReadTransaction):
     def databases(self) -> list[bytes]:
         with self._going_on():
             return super().databases()
+
+    def _prove_absence(self, database: bytes, key: bytes) -> None:
+        """Whoever looks at what may be damaged proves each value."""
 
     @contextlib.contextmanager
     def _going_on(self) -> Generator[None]:
@@ -325,6 +340,8 @@ class WriteTransaction(ReadTransaction):
         handle = self._opened.get(database) or self._handles.get(database)
         if handle is None and self._transaction.get(database + name_end()) is not None:
             handle = self._open(database)
+        if handle is None:
+            self._prove_absence(LIST_OF_DATABASES, database)
         return handle
 
     def _created(self, database: bytes) -> "lmdb._Database":

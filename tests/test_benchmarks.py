@@ -24,7 +24,7 @@ from benchmarks.payloads import WrongDataError, check_payloads, make_payloads
 from benchmarks.plot import to_svg
 from benchmarks.served import Served, ServedStreamstore, over_http, reason_not_served
 from benchmarks.trials import THREADS, Setup, in_threads, one_by_one, puts
-from streamstore.disk_format import CRC_MODULE
+from streamstore.databases import CRC_MODULE
 
 FEW_RECORDS = 4
 PUT_RECORD = CASES[0]

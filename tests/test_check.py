@@ -12,9 +12,8 @@ import pytest
 import streamstore.check
 from streamstore import HashKeyRange, StoreNotFoundError, StreamStore
 from streamstore.check import check_store
+from streamstore.databases import IDEMPOTENCY_KEYS_DATABASE, IDEMPOTENCY_TIMES_DATABASE
 from streamstore.disk_format import (
-    IDEMPOTENCY_KEYS_DATABASE,
-    IDEMPOTENCY_TIMES_DATABASE,
     NEXT_STREAM_NUMBER_KEY,
     SHARD_COUNT_KEY,
     RecordFormat,

@@ -15,7 +15,7 @@ WITHOUT_ISAL = 'import sys; sys.modules["isal"] = sys.modules["isal.isal_zlib"] 
 PUT_AND_READ = """
 import sys
 from streamstore import StreamStore
-from streamstore.disk_format import CRC_MODULE
+from streamstore.databases import (CRC_MODULE)
 
 with StreamStore(sys.argv[1]) as store:
     store.put_records("s", [(bytes([length % 251]) * length, "key") for length in range(500)])

@@ -10,7 +10,8 @@ import pytest
 
 from streamstore import CorruptRecordError, StoreFormatError, StreamStore
 from streamstore.check import check_store
-from streamstore.disk_format import COUNTERS_DATABASE, counter_key, encode_counter, record_key, records_database
+from streamstore.databases import COUNTERS_DATABASE, records_database
+from streamstore.disk_format import counter_key, encode_counter, record_key
 from streamstore.engine import Engine
 from streamstore.model import ShardCounter, StreamNumber
 from streamstore.room import FileRoom

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamstore import HashKeyRange, Record
+from streamstore.databases import DamagedValueError, parse_records_database, records_database
 from streamstore.disk_format import (
     NEXT_STREAM_NUMBER_KEY,
     SECRET_KEY,
     SHARD_COUNT_KEY,
     VERSION_KEY,
-    DamagedValueError,
     RecordFormat,
     consumer_key,
     counter_key,
@@ -40,11 +40,9 @@ from streamstore.disk_format import (
     idempotency_start,
     idempotency_time_key,
     parse_position_key,
-    parse_records_database,
     position_key,
     positions_prefix,
     record_key,
-    records_database,
     sequence_of_record_key,
     split_idempotency_time_key,
     stream_key,

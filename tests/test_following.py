@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from streamstore import CorruptRecordError, ResourceNotFoundException, StreamRecord, StreamStore
 from streamstore.check import check_store
+from streamstore.databases import records_database
 from streamstore.dialect import YANDEX
-from streamstore.disk_format import record_key, records_database
+from streamstore.disk_format import record_key
 from streamstore.engine import Engine
 from streamstore.following import ROUND_RECORDS_MAX, Following, Round, latest_positions
 from streamstore.model import StoredStream, StreamNumber

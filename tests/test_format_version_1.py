@@ -13,6 +13,7 @@ import msgpack
 import pytest
 
 from streamstore import HashKeyRange, Record, StoreFormatError
+from streamstore.databases import records_database
 from streamstore.disk_format import (
     RecordFormat,
     consumer_key,
@@ -35,7 +36,6 @@ from streamstore.disk_format import (
     loss_key,
     position_key,
     record_key,
-    records_database,
     stream_key,
 )
 from streamstore.model import FirstPut, ShardCounter, StoredConsumer, StoredShard, StoredStream, StreamNumber

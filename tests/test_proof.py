@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from unittest import mock
 
 import pytest
@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from streamstore import CorruptRecordError, StorageError, StoreFormatError, StreamStore
 from streamstore.check import check_store
-from streamstore.disk_format import records_database
+from streamstore.databases import records_database
 from streamstore.engine import Engine
 from streamstore.folder import FolderLock
 from streamstore.model import StreamNumber
-from streamstore.pages import DamagedPageError, Meta, Page, Tree, parse_metas, parse_page, parse_tree
+from streamstore.pages import DamagedPageError, Page, Tree, parse_metas, parse_page, parse_tree
 from streamstore.transaction import ReadTransaction, WriteTransaction
 from tests.commits import WAIT_S, in_thread
 from tests.conftest import Clock, open_store
@@ -40,13 +40,18 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+Root = Literal["free", "main"]
+ROOT_PLACES: dict[Root, int] = {"free": 80, "main": 128}
+"""Where a meta page says on which page the list of free pages begins, and that of databases."""
+
+
 class DataFile:
     """The pages of the data file of a closed store."""
 
     def __init__(self, path: Path) -> None:
         self._path = path / "data.mdb"
         self.content = bytearray(self._path.read_bytes())
-        self.meta: Meta = parse_metas(bytes(self.content), PAGE_BYTES)[1]
+        self.older_meta, self.meta = parse_metas(bytes(self.content), PAGE_BYTES)
 
     def page(self, number: int) -> Page:
         return parse_page(self._content_of(number), number)
@@ -87,6 +92,12 @@ class DataFile:
         """Write a page into the place of another one; with its number there, or with its own."""
         content = self._content_of(source)
         self._write(target, target.to_bytes(8, "little") + content[8:] if with_number else content)
+
+    def lead(self, root: Root, page: int) -> None:
+        """Have the newer meta page say that a list begins on another page."""
+        place = self.meta.commit_number % 2 * PAGE_BYTES + ROOT_PLACES[root]
+        self.content[place : place + 8] = page.to_bytes(8, "little")
+        self._path.write_bytes(self.content)
 
     def _content_of(self, number: int) -> bytes:
         return bytes(self.content[number * PAGE_BYTES : (number + 1) * PAGE_BYTES])
@@ -214,7 +225,7 @@ def test_damage_to_the_list_of_databases_is_told_when_the_store_is_opened(path: 
     assert file.meta.main.root is not None
     file.zero(file.meta.main.root)
     before = (path / "data.mdb").read_bytes()
-    with pytest.raises(StoreFormatError, match="the list of databases is damaged"):
+    with pytest.raises(StoreFormatError, match="The list of databases is damaged"):
         open_store(path, clock)
     assert (path / "data.mdb").read_bytes() == before
 
@@ -226,12 +237,52 @@ def test_a_damaged_meta_page_is_told_when_the_store_is_opened(path: Path, clock:
         open_store(path, clock)
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_list_of_databases_of_an_earlier_commit_is_not_taken_for_the_newest(
+    path: Path, clock: Clock, read_only: bool
+) -> None:
+    """It holds together in itself, without what was stored since."""
+    file = DataFile(path)
+    assert file.older_meta.main.root is not None
+    file.lead("main", file.older_meta.main.root)
+    with pytest.raises(StoreFormatError, match="which an earlier commit has left"):
+        open_store(path, clock, read_only=read_only)
+
+
+def test_a_page_of_something_else_is_not_taken_for_the_list_of_databases(path: Path, clock: Clock) -> None:
+    file = DataFile(path)
+    file.lead("main", file.leaves(records(0))[0])
+    with pytest.raises(StoreFormatError, match="a name there is none of a database"):
+        open_store(path, clock)
+
+
+def test_a_list_of_databases_that_lost_a_name_is_told(path: Path, clock: Clock) -> None:
+    file = DataFile(path)
+    place = file.meta.commit_number % 2 * PAGE_BYTES + ROOT_PLACES["main"] - 8
+    file.content[place] += 1
+    (path / "data.mdb").write_bytes(file.content)
+    with pytest.raises(StoreFormatError, match="names, and should have"):
+        open_store(path, clock)
+
+
+def test_a_list_of_free_pages_of_an_earlier_commit_refuses_each_change(path: Path, clock: Clock) -> None:
+    """What is free on it may be in use since."""
+    file = DataFile(path)
+    assert file.older_meta.free.root is not None
+    file.lead("free", file.older_meta.free.root)
+    with open_store(path, clock) as store:
+        with pytest.raises(StoreFormatError, match="The list of free pages is damaged: it does not name page"):
+            store.put_record(STREAM, b"new", "key")
+        for shard_id in SHARDS:
+            assert read_around_damage(store, shard_id) == (list(range(RECORDS)), [])
+
+
 def test_a_damaged_list_of_free_pages_refuses_each_change_and_no_reading(path: Path, clock: Clock) -> None:
     file = DataFile(path)
     assert file.meta.free.root is not None
     file.zero(file.meta.free.root)
     with open_store(path, clock) as store:
-        with pytest.raises(StoreFormatError, match="the list of free pages is damaged"):
+        with pytest.raises(StoreFormatError, match="The list of free pages is damaged"):
             store.put_record(STREAM, b"new", "key")
         for shard_id in SHARDS:
             assert read_around_damage(store, shard_id) == (list(range(RECORDS)), [])
@@ -352,7 +403,7 @@ def test_whatever_lmdb_has_written_is_proved(tmp_path: Path, seed: int) -> None:
     path = tmp_path / "store"
     with StreamStore(path, sync="off"):
         pass
-    model: dict[bytes, dict[bytes, bytes]] = {b"one": {}, b"two": {}, b"three": {}}
+    model: dict[bytes, dict[bytes, bytes]] = {b"records/1/0": {}, b"records/1/1": {}, b"records/2/0": {}}
     for _ in range(8):
         engine = Engine(path, initial=None, read_only=False, sync="off")
         engine.open()

@@ -23,7 +23,8 @@ from streamstore import (
 )
 from streamstore import watch as watch_module
 from streamstore.check import check_store
-from streamstore.disk_format import record_key, records_database
+from streamstore.databases import records_database
+from streamstore.disk_format import record_key
 from streamstore.feed import Feed
 from streamstore.model import StreamNumber, StreamRecord, TailStart
 from streamstore.watch import CommitWatch

@@ -11,6 +11,7 @@ __all__ = ["KINDS", "Change", "Damage", "change_lock_file"]
 PAGE_BYTES: Final = 4096
 SECTOR_BYTES: Final = 512
 HEADER_BYTES: Final = 16
+NODE_HEAD_BYTES: Final = 8
 META_BYTES: Final = 200
 FLIPS_MAX: Final = 8
 
@@ -74,12 +75,13 @@ def _flip_in_offsets(data: bytearray, dice: random.Random, file_bytes: int) -> N
 
 def _flip_in_node(data: bytearray, dice: random.Random, file_bytes: int) -> None:
     """Hit the head of a key: its size, that of its value, or the number of a page."""
-    start = _page(dice, file_bytes)
-    lower = int.from_bytes(data[start + 12 : start + 14], "little")
-    places = range(start + HEADER_BYTES, start + max(HEADER_BYTES + 2, min(lower, PAGE_BYTES) & ~1), 2)
-    place = dice.choice(places)
-    offset = int.from_bytes(data[place : place + 2], "little")
-    _flip(data, min(start + offset % PAGE_BYTES + dice.randrange(24), file_bytes - 1), dice)
+    _flip(data, min(_node(data, dice, file_bytes) + dice.randrange(24), file_bytes - 1), dice)
+
+
+def _flip_in_key(data: bytearray, dice: random.Random, file_bytes: int) -> None:
+    node = _node(data, dice, file_bytes)
+    key_bytes = int.from_bytes(data[node + 6 : node + 8], "little")
+    _flip(data, min(node + NODE_HEAD_BYTES + dice.randrange(max(1, key_bytes)), file_bytes - 1), dice)
 
 
 def _flip_in_meta_page(data: bytearray, dice: random.Random, file_bytes: int) -> None:
@@ -140,6 +142,14 @@ def _leave(data: bytearray, dice: random.Random, file_bytes: int) -> None:
     """Change nothing: of the lock file only."""
 
 
+def _node(data: bytearray, dice: random.Random, file_bytes: int) -> int:
+    """Return where some page says that some key is."""
+    start = _page(dice, file_bytes)
+    lower = int.from_bytes(data[start + 12 : start + 14], "little")
+    place = dice.choice(range(start + HEADER_BYTES, start + max(HEADER_BYTES + 2, min(lower, PAGE_BYTES) & ~1), 2))
+    return start + int.from_bytes(data[place : place + 2], "little") % PAGE_BYTES
+
+
 def _page(dice: random.Random, file_bytes: int) -> int:
     return dice.randrange(0, file_bytes, PAGE_BYTES)
 
@@ -150,6 +160,7 @@ KINDS: Final[dict[str, Change]] = {
     "flipped bit in the header of a page": _flip_in_header,
     "flipped bit in the offsets of a page": _flip_in_offsets,
     "flipped bit in the head of a key": _flip_in_node,
+    "flipped bit in a key": _flip_in_key,
     "flipped bit in a meta page": _flip_in_meta_page,
     "zeroed sector": _zero_sector,
     "zeroed page": _zero_page,

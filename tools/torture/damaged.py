@@ -5,8 +5,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from streamstore import CorruptRecordError, Record, StorageError, StreamStore, StreamStoreError
-from streamstore.disk_format import records_database, sequence_of_record_key
+from streamstore import (
+    CorruptRecordError,
+    PutRecordResult,
+    Record,
+    StorageError,
+    StreamRecord,
+    StreamStore,
+    StreamStoreError,
+)
+from streamstore.databases import records_database
+from streamstore.disk_format import sequence_of_record_key
 from streamstore.model import StreamNumber
 from streamstore.pages import (
     META_PAGES,
@@ -26,6 +35,7 @@ START_MS: Final = 1_700_000_000_000
 MS_PER_HOUR: Final = 3_600_000
 STREAMS: Final = ("even", "mixed")
 SHARD_COUNT: Final = 3
+CONSUMERS: Final = ("place", "place-2", "plaice")
 STREAM_NUMBER_MIN: Final = 2
 """Behind that of the stream that is gone."""
 PAGE_BYTES: Final = 4096
@@ -42,6 +52,10 @@ class Template(NamedTuple):
     content: bytes
     now_ms: int
     contents: Contents
+    consumed: dict[str, StreamRecord]
+    """The one record of the stream "mixed" that each consumer is behind."""
+    repeated: dict[str, PutRecordResult]
+    """What a put into the stream "even" with each of these idempotency keys must be answered again."""
     pages: dict[int, frozenset[tuple[Place, int]]]
     """The records that lie on each page that holds nothing else, and leads nowhere."""
 
@@ -78,9 +92,11 @@ def fill(path: Path, dice: random.Random) -> Template:
         now_ms = START_MS + 2 * MS_PER_HOUR + dice.randrange(put_count * 500)
         store.trim()
         store.register_stream_consumer("even", "reader")
-        with store.consumer("mixed", "place", idle_timeout_seconds=0) as consumer:
-            next(consumer)
-            consumer.checkpoint()
+        consumed = {name: _consume(store, name) for name in CONSUMERS}
+        repeated = {
+            f"once {number}": store.put_record("even", b"", f"key {number}", idempotency_key=f"once {number}")
+            for number in range(dice.choice((2, 20, 100)))
+        }
     with StreamStore(path, create=False, clock=lambda: now_ms) as store:
         contents: Contents = {
             (name, shard.shard_id): list(store.read(name, shard.shard_id))
@@ -90,7 +106,15 @@ def fill(path: Path, dice: random.Random) -> Template:
     content = (path / "data.mdb").read_bytes()
     _, meta = parse_metas(content, PAGE_BYTES)
     content = content[: (meta.last_page + 1) * PAGE_BYTES]  # without the room behind what is in use
-    return Template(path, content, now_ms, contents, _pages_of_records(content, meta))
+    return Template(path, content, now_ms, contents, consumed, repeated, _pages_of_records(content, meta))
+
+
+def _consume(store: StreamStore, name: str) -> StreamRecord:
+    """Let a consumer leave its place behind one record."""
+    with store.consumer("mixed", name, idle_timeout_seconds=0) as consumer:
+        record = next(consumer)
+        consumer.checkpoint()
+    return record
 
 
 def _pages_of_records(content: bytes, meta: Meta) -> dict[int, frozenset[tuple[Place, int]]]:

@@ -36,7 +36,8 @@ from streamstore import (
     engine,
     folder,
 )
-from streamstore.disk_format import RecordFormat, record_key, records_database
+from streamstore.databases import records_database
+from streamstore.disk_format import RecordFormat, record_key
 from streamstore.engine import Engine
 from streamstore.errors import StreamStoreError
 from streamstore.model import StreamNumber

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import msgpack
 
-from streamstore import AsyncStreamStore, StreamStore, disk_format, iterator, validate
+from streamstore import AsyncStreamStore, StreamStore, databases, disk_format, iterator, validate
 from streamstore.dialect import AWS, YANDEX
 from streamstore.model import StreamNumber
 
@@ -278,7 +278,7 @@ def _calls_of(owner: type) -> list[Call]:
 def _functions() -> list[Call]:
     """Return every function that parses or decodes. What it must not be given wrong has another type than object."""
     found: list[Call] = []
-    for module in (validate, iterator, disk_format):
+    for module in (validate, iterator, databases, disk_format):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if name.startswith((PARSERS, DECODERS)) and function.__module__ == module.__name__:
                 parameters = inspect.signature(function).parameters.values()

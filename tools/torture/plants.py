@@ -10,9 +10,10 @@ from unittest import mock
 
 import lmdb
 
-from streamstore import AsyncStreamStore, disk_format
+from streamstore import AsyncStreamStore, databases, disk_format
 from streamstore.consumer import Checkpoint, ConsumerPlace, StreamConsumer
-from streamstore.disk_format import DamagedValueError, RecordFormat, record_key, sequence_of_record_key
+from streamstore.databases import DamagedValueError
+from streamstore.disk_format import RecordFormat, record_key, sequence_of_record_key
 from streamstore.engine import Engine
 from streamstore.errors import StorageError, StoreFullError, StreamStoreError
 from streamstore.folder import FolderLock, StoreFolder
@@ -54,6 +55,7 @@ NAMES: Final = (
     "no-sync-of-names",
     "no-crc",
     "no-proof",
+    "absence-not-proved",
     "sequence-not-checked",
     "keys-in-a-later-commit",
     "no-keys",
@@ -91,9 +93,12 @@ def plant(name: str | None) -> None:
     elif name == "no-sync-of-names":
         mock.patch.object(StoreFolder, "sync_names").start()
     elif name == "no-crc":
-        mock.patch.object(disk_format, "crc32", return_value=0).start()
+        for module in (databases, disk_format):
+            mock.patch.object(module, "crc32", return_value=0).start()
     elif name == "no-proof":
         mock.patch("streamstore.engine.Proof", _prove_nothing).start()
+    elif name == "absence-not-proved":
+        mock.patch.object(Proof, "prove_absence").start()
     elif name == "sequence-not-checked":
         mock.patch.object(RecordFormat, "decode_run", _decode_any_run()).start()
     elif name == "keys-in-a-later-commit":

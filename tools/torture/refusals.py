@@ -12,7 +12,7 @@ from unittest import mock
 
 from streamstore import AsyncStreamStore, RequestError, StreamStore, disk_format
 from streamstore.check import check_store
-from streamstore.disk_format import DamagedValueError
+from streamstore.databases import DamagedValueError
 from streamstore.engine import Engine
 from streamstore.feed import Feed
 from tools.torture.malformed import NOW_MS, RAISING_WHEN_ITERATED, Call
@@ -103,7 +103,7 @@ def call_parser(call: Call, arguments: Arguments) -> str:
     """Call a function that parses an argument, a token or bytes of the file."""
     try:
         # As if the checksum matched: what follows it must hold by itself.
-        with mock.patch.object(disk_format, "_unseal", _payload):
+        with mock.patch.object(disk_format, "unseal", _payload):
             call.function(**arguments)
     except (RequestError, DamagedValueError):
         return REFUSED
@@ -112,8 +112,8 @@ def call_parser(call: Call, arguments: Arguments) -> str:
     return ACCEPTED
 
 
-def _payload(address: bytes, value: bytes) -> bytes:
-    del address
+def _payload(database: bytes, key: bytes, value: bytes) -> bytes:
+    del database, key
     return value
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from streamstore import StorageError, StreamStore, StreamStoreError
+from streamstore import PutRecordResult, StorageError, StreamRecord, StreamStore, StreamStoreError
 from streamstore.check import check_store
 from tools.torture import plants
 from tools.torture.damage import KINDS, Damage, change_lock_file
@@ -160,6 +160,10 @@ class _Trial:
                 for name in STREAMS:
                     for number in range(2 * SHARD_COUNT):
                         self._put(store, name, number, contents)
+                for key, first in self._template.repeated.items():
+                    self._repeat(store, key, first)
+                for name, record in self._template.consumed.items():
+                    self._go_on(store, name, record)
         except StorageError:
             self._words["writing refused"] += 1
 
@@ -179,6 +183,25 @@ class _Trial:
         if record.data != data:
             self._found.append(f"SILENT the put {put} is read as another.")
         contents[place] = [*contents[place], record]
+
+    def _repeat(self, store: StreamStore, key: str, first: PutRecordResult) -> None:
+        """Make a put again that is stored: none is stored twice."""
+        try:
+            put = store.put_record("even", b"", "key", idempotency_key=key)
+        except StorageError:
+            self._words["puts refused"] += 1
+            return
+        if put != first:
+            self._found.append(f"SILENT the put {key!r} is stored again: {put}, and not {first}.")
+
+    def _go_on(self, store: StreamStore, name: str, consumed: StreamRecord) -> None:
+        """Go on where a consumer was: it does not begin anew."""
+        try:
+            with store.consumer("mixed", name, idle_timeout_seconds=0) as consumer:
+                if consumed in list(consumer):
+                    self._found.append(f"SILENT the consumer {name!r} begins anew.")
+        except StorageError:
+            self._words["consumers refused"] += 1
 
     def _trim_and_delete(self) -> None:
         """Change what is damaged: a typed error or none."""

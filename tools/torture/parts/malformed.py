@@ -8,7 +8,7 @@ import asyncio
 import random
 from typing import Final
 
-from streamstore import disk_format
+from streamstore import databases, disk_format
 from tools.torture.fuzzing import Fuzzer, Fuzzing, lacks_atheris
 from tools.torture.malformed import (
     CALLS,
@@ -129,7 +129,7 @@ def _parse(dice: random.Random, tokens: tuple[str, ...]) -> str:
     """Call a function that parses an argument, a token or bytes of the file."""
     call = dice.choice(CALLS)
     arguments = arguments_of(call, dice, tokens)
-    if call.function.__module__ == disk_format.__name__:
+    if call.function.__module__ in (databases.__name__, disk_format.__name__):
         arguments |= {name: hostile_bytes(dice) for name in sorted(TAKEN_FROM_THE_FILE) if name in call.needed}
     return call_parser(call, arguments)
 

@@ -8,22 +8,18 @@ from typing import Final, TypeVar, cast
 
 import msgpack
 
-from streamstore import disk_format
-from streamstore.disk_format import (
+from streamstore import databases, disk_format
+from streamstore.databases import (
     CONSUMERS_DATABASE,
     COUNTERS_DATABASE,
-    DIALECT_KEY,
     FORMAT_DATABASE,
     IDEMPOTENCY_KEYS_DATABASE,
     LOSSES_DATABASE,
     POSITIONS_DATABASE,
-    SECRET_KEY,
     STREAMS_DATABASE,
-    VERSION_KEY,
     DamagedValueError,
-    RecordFormat,
-    record_key,
 )
+from streamstore.disk_format import DIALECT_KEY, SECRET_KEY, VERSION_KEY, RecordFormat, record_key
 from streamstore.model import (
     FirstPut,
     HashKeyRange,
@@ -211,10 +207,10 @@ def _look_at_names(data: bytes) -> None:
         _check_same(disk_format.position_key(*disk_format.parse_position_key(data)), data)
     if len(data) >= len(TIME_KEY):
         _check_same(disk_format.idempotency_time_key(*disk_format.split_idempotency_time_key(data)), data)
-    address = disk_format.parse_records_database(data)
+    address = databases.parse_records_database(data)
     if address is not None:
         RecordFormat(*address)
-        _check_same(disk_format.records_database(*address), data)
+        _check_same(databases.records_database(*address), data)
 
 
 def _look_at_remains(data: bytes) -> None:
