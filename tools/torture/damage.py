@@ -12,6 +12,14 @@ PAGE_BYTES: Final = 4096
 SECTOR_BYTES: Final = 512
 HEADER_BYTES: Final = 16
 NODE_HEAD_BYTES: Final = 8
+RECORD_KEY_BYTES: Final = 8
+KEY_BYTES_MAX: Final = 511
+TRIES_FOR_A_KEY: Final = 20
+NAME: Final = b"streams"
+"""Of a database that each store has."""
+ROOT_PLACE: Final = 128
+COMMIT_PLACE: Final = 144
+"""Where a meta page says on which page the list of databases begins, and of which commit it is."""
 META_BYTES: Final = 200
 FLIPS_MAX: Final = 8
 
@@ -79,14 +87,29 @@ def _flip_in_node(data: bytearray, dice: random.Random, file_bytes: int) -> None
 
 
 def _flip_in_key(data: bytearray, dice: random.Random, file_bytes: int) -> None:
-    node = _node(data, dice, file_bytes)
-    key_bytes = int.from_bytes(data[node + 6 : node + 8], "little")
+    """Hit a key, and if one is found then none of a record: what numbers there are, its shard's counter knows."""
+    node, key_bytes = 0, RECORD_KEY_BYTES
+    tries_left = TRIES_FOR_A_KEY
+    while tries_left and (key_bytes == RECORD_KEY_BYTES or key_bytes > KEY_BYTES_MAX):
+        tries_left -= 1
+        node = _node(data, dice, file_bytes)
+        key_bytes = int.from_bytes(data[node + 6 : node + 8], "little")
     _flip(data, min(node + NODE_HEAD_BYTES + dice.randrange(max(1, key_bytes)), file_bytes - 1), dice)
 
 
 def _flip_in_meta_page(data: bytearray, dice: random.Random, file_bytes: int) -> None:
     del file_bytes
     _flip(data, dice.randrange(2) * PAGE_BYTES + dice.randrange(META_BYTES), dice)
+
+
+def _lead_to_old_list(data: bytearray, dice: random.Random, file_bytes: int) -> None:
+    """Have the newer meta page lead to a list of databases that an earlier commit has left, as a flipped bit may."""
+    pages = [
+        start // PAGE_BYTES for start in range(0, file_bytes, PAGE_BYTES) if NAME in data[start : start + PAGE_BYTES]
+    ]
+    commits = [int.from_bytes(data[start + COMMIT_PLACE :][:8], "little") for start in (0, PAGE_BYTES)]
+    place = commits.index(max(commits)) * PAGE_BYTES + ROOT_PLACE
+    data[place : place + 8] = dice.choice(pages).to_bytes(8, "little")
 
 
 def _zero_sector(data: bytearray, dice: random.Random, file_bytes: int) -> None:
@@ -162,6 +185,7 @@ KINDS: Final[dict[str, Change]] = {
     "flipped bit in the head of a key": _flip_in_node,
     "flipped bit in a key": _flip_in_key,
     "flipped bit in a meta page": _flip_in_meta_page,
+    "old list of databases": _lead_to_old_list,
     "zeroed sector": _zero_sector,
     "zeroed page": _zero_page,
     "overwritten sector": _overwrite_sector,

@@ -56,6 +56,7 @@ NAMES: Final = (
     "no-crc",
     "no-proof",
     "absence-not-proved",
+    "old-lists-believed",
     "sequence-not-checked",
     "keys-in-a-later-commit",
     "no-keys",
@@ -99,6 +100,8 @@ def plant(name: str | None) -> None:
         mock.patch("streamstore.engine.Proof", _prove_nothing).start()
     elif name == "absence-not-proved":
         mock.patch.object(Proof, "prove_absence").start()
+    elif name == "old-lists-believed":
+        mock.patch("streamstore.proof.stale_page", return_value=None).start()
     elif name == "sequence-not-checked":
         mock.patch.object(RecordFormat, "decode_run", _decode_any_run()).start()
     elif name == "keys-in-a-later-commit":
