@@ -1,7 +1,8 @@
 """The list of free pages: proves that LMDB may write to all that are on it, and that none is in use.
 
 LMDB has every page that nothing uses on this list, by the number of the commit that left it. So the list also tells
-whether a page that is said to be in use is one that an earlier commit left, and would show what was stored then.
+whether a page that is said to be in use is one that an earlier commit left, and would show what was stored then. Every
+commit but the first leaves some, for it moves the list of databases: so the list of the last one has its number.
 """
 
 from bisect import bisect_left
@@ -31,7 +32,7 @@ def stale_page(reader: PageReader, older: Meta, newer: Meta, in_use: set[int]) -
                 place = bisect_left(numbers, -number, key=neg)  # they fall
                 if place < len(numbers) and numbers[place] == number:
                     found = number
-            is_newest = is_newest or (commit_number == newer.commit_number and older.main.root in numbers)
+            is_newest = is_newest or commit_number == newer.commit_number
     except DamagedPageError:
         return None
     return found if is_newest else None
@@ -42,18 +43,17 @@ def prove_free_pages(reader: PageReader, older: Meta, newer: Meta, in_use: set[i
     own_pages: set[int] = set()
     is_free = bytearray(newer.last_page + 1)
     count = 0
-    newest: list[int] = []
+    is_newest = older.main.root is None
     for commit_number, value in _entries(reader, newer, own_pages):
         numbers = parse_free_pages(value, newer.last_page)
         count += len(numbers)
         for number in numbers:
             is_free[number] = 1
-        if commit_number == newer.commit_number:
-            newest = numbers
+        is_newest = is_newest or commit_number == newer.commit_number
     if sum(is_free) != count:
         raise ValueError("it names a page twice")
-    if older.main.root is not None and older.main.root not in newest:  # each commit moves the list of databases
-        raise ValueError(f"it does not name page {older.main.root}, which the last commit left")
+    if not is_newest:
+        raise ValueError(f"it does not name what commit {newer.commit_number} has left")
     if own_pages & in_use:
         raise ValueError(f"it is on page {min(own_pages & in_use)}, which is in use otherwise")
     for number in own_pages | in_use:

@@ -106,12 +106,20 @@ class Proof:
         if len(names) != meta.main.entries:
             raise damaged(MAIN, f"it has {len(names)} names, and should have {meta.main.entries}")
         if meta == newer:
-            stale = stale_page(self.reader, older, newer, self._pages_of_lists(meta))
-            if stale is not None:
-                raise damaged(MAIN, f"it leads to page {stale}, which an earlier commit has left")
+            self._refuse_stale(older, newer)
         self._foreign_name = next((name for name in names if not is_database_of_a_store(name)), None)
         if self._foreign_name is None:
             self.sound.add(LIST_OF_DATABASES)
+
+    def _refuse_stale(self, older: Meta, newer: Meta) -> None:
+        try:
+            stale = stale_page(self.reader, older, newer, self._pages_of_lists(newer))
+        except DamagedPageError as error:
+            raise damaged(MAIN, str(error)) from error
+        except ValueError:
+            return  # whoever uses the database whose entry is damaged will be told
+        if stale is not None:
+            raise damaged(MAIN, f"it leads to page {stale}, which an earlier commit has left")
 
     def prove_free_list(self) -> None:
         """In a write transaction: prove the list of free pages, of which LMDB takes those that it writes to."""

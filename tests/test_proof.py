@@ -265,13 +265,30 @@ def test_a_list_of_databases_that_lost_a_name_is_told(path: Path, clock: Clock) 
         open_store(path, clock)
 
 
+def test_a_damaged_entry_in_the_list_of_databases_costs_that_database_only(path: Path, clock: Clock) -> None:
+    file = DataFile(path)
+    assert file.meta.main.root is not None
+    (place,) = (
+        file.content.index(value, file.meta.main.root * PAGE_BYTES)
+        for page in [file.page(file.meta.main.root)]
+        for place, value in page.values.items()
+        if page.keys[place] == records(0)
+    )
+    file.content[place] ^= 1  # of the flags
+    (path / "data.mdb").write_bytes(file.content)
+    with open_store(path, clock) as store:
+        with pytest.raises(StoreFormatError, match="the entry of a database is one of"):
+            next(iter(store.read(STREAM, SHARDS[0])))
+        assert read_around_damage(store, SHARDS[1]) == (list(range(RECORDS)), [])
+
+
 def test_a_list_of_free_pages_of_an_earlier_commit_refuses_each_change(path: Path, clock: Clock) -> None:
     """What is free on it may be in use since."""
     file = DataFile(path)
     assert file.older_meta.free.root is not None
     file.lead("free", file.older_meta.free.root)
     with open_store(path, clock) as store:
-        with pytest.raises(StoreFormatError, match="The list of free pages is damaged: it does not name page"):
+        with pytest.raises(StoreFormatError, match="The list of free pages is damaged: it does not name what"):
             store.put_record(STREAM, b"new", "key")
         for shard_id in SHARDS:
             assert read_around_damage(store, shard_id) == (list(range(RECORDS)), [])
