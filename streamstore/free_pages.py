@@ -13,17 +13,18 @@ from typing import Final
 from streamstore.page_reader import PageReader
 from streamstore.pages import DamagedPageError, Meta, parse_free_pages, parse_page
 
-__all__ = ["prove_free_pages", "stale_page"]
+__all__ = ["prove_free_pages", "staleness"]
 
 WORD_BYTES: Final = 8
 
 
-def stale_page(reader: PageReader, older: Meta, newer: Meta, in_use: set[int]) -> int | None:
-    """Return one of the pages in use that an earlier commit has left; None: there is none, or the list is damaged.
+def staleness(reader: PageReader, older: Meta, newer: Meta, in_use: set[int]) -> str | None:
+    """Return what shows that the newer meta page, or a page in use, is not of the last commit; None: nothing does.
 
-    ``older``, ``newer``: what the meta pages say. Takes some 30 ms for each million free pages.
+    ``older``, ``newer``: what the meta pages say. A damaged list shows nothing. Takes some 30 ms for each million free
+    pages.
     """
-    found: int | None = None
+    stale: int | None = None
     is_newest = older.main.root is None
     try:
         for commit_number, value in _entries(reader, newer, set()):
@@ -31,11 +32,13 @@ def stale_page(reader: PageReader, older: Meta, newer: Meta, in_use: set[int]) -
             for number in in_use:
                 place = bisect_left(numbers, -number, key=neg)  # they fall
                 if place < len(numbers) and numbers[place] == number:
-                    found = number
+                    stale = number
             is_newest = is_newest or commit_number == newer.commit_number
     except DamagedPageError:
         return None
-    return found if is_newest else None
+    if not is_newest:
+        return f"it is not of commit {newer.commit_number}, which has left no page"
+    return None if stale is None else f"it leads to page {stale}, which an earlier commit has left"
 
 
 def prove_free_pages(reader: PageReader, older: Meta, newer: Meta, in_use: set[int]) -> None:

@@ -25,7 +25,7 @@ from streamstore.databases import (
     is_database_of_a_store,
     is_sealed,
 )
-from streamstore.free_pages import prove_free_pages, stale_page
+from streamstore.free_pages import prove_free_pages, staleness
 from streamstore.page_reader import PageReader, ReadFile, damaged
 from streamstore.pages import (
     DamagedPageError,
@@ -113,13 +113,13 @@ class Proof:
 
     def _refuse_stale(self, older: Meta, newer: Meta) -> None:
         try:
-            stale = stale_page(self.reader, older, newer, self._pages_of_lists(newer))
+            problem = staleness(self.reader, older, newer, self._pages_of_lists(newer))
         except DamagedPageError as error:
             raise damaged(MAIN, str(error)) from error
         except ValueError:
             return  # whoever uses the database whose entry is damaged will be told
-        if stale is not None:
-            raise damaged(MAIN, f"it leads to page {stale}, which an earlier commit has left")
+        if problem is not None:
+            raise damaged(MAIN, problem)
 
     def prove_free_list(self) -> None:
         """In a write transaction: prove the list of free pages, of which LMDB takes those that it writes to."""

@@ -101,7 +101,7 @@ def plant(name: str | None) -> None:
     elif name == "absence-not-proved":
         mock.patch.object(Proof, "prove_absence").start()
     elif name == "old-lists-believed":
-        mock.patch("streamstore.proof.stale_page", return_value=None).start()
+        mock.patch("streamstore.proof.staleness", return_value=None).start()
     elif name == "sequence-not-checked":
         mock.patch.object(RecordFormat, "decode_run", _decode_any_run()).start()
     elif name == "keys-in-a-later-commit":
