@@ -513,7 +513,9 @@ class Engine:
         # same payload in the same millisecond.
         if transaction.get(evidence.database + name_end()) is None:
             return False
-        handle = self._env.open_db(evidence.database, txn=transaction, create=False)
+        handle = self.handles.get(evidence.database)
+        if handle is None:
+            handle = self._env.open_db(evidence.database, txn=transaction, create=False)
         return transaction.get(evidence.key, db=handle) == evidence.value
 
     def _is_panicking(self) -> bool:
@@ -541,7 +543,7 @@ class Engine:
         self._failure = None
 
     def _mark_recovery(self, transaction: "lmdb.Transaction[bytes]") -> None:
-        handle = self._env.open_db(RECOVERY_DATABASE, txn=transaction)
+        handle = self.handles.get(RECOVERY_DATABASE) or self._env.open_db(RECOVERY_DATABASE, txn=transaction)
         transaction.put(RECOVERY_KEY, str(transaction.id()).encode(), db=handle)
 
     def _reopen(self) -> None:
@@ -654,11 +656,14 @@ class Engine:
     def _open_handle(self, database: bytes) -> None:
         """Open a handle for reading, outside every write transaction: the two would take the same slot.
 
-        py-lmdb keeps a handle only if a transaction of its own opened it.
+        py-lmdb keeps a handle only if a transaction of its own opened it. Never a second one: where it has no memory
+        for that, it closes the first too, which all who read and write go on using.
         """
 
         def open_it() -> None:
             self.refuse_unusable()
+            if database in self.handles:
+                return  # another reader was here first
             try:
                 self.handles = self.handles | {database: self._env.open_db(database, create=False)}
             except lmdb.NotFoundError:

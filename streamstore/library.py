@@ -13,7 +13,16 @@ import lmdb
 from streamstore.errors import StorageError, StoreFormatError, StoreFullError, StoreNotFoundError
 from streamstore.sections import NO_MEMORY
 
-__all__ = ["MACHINE_ERRORS", "OUT_OF_SPACE", "READERS_MAX", "lib_version", "name_end", "translate", "translated"]
+__all__ = [
+    "MACHINE_ERRORS",
+    "OUT_OF_SPACE",
+    "READERS_MAX",
+    "lib_version",
+    "name_end",
+    "no_thread",
+    "translate",
+    "translated",
+]
 
 LMDB_LIB_VERSION: Final = 0  # LMDB 0.9 and its file format
 READERS_MAX: Final = 1024
@@ -47,6 +56,11 @@ def translate(error: BaseException, doing: str) -> StorageError:
     if isinstance(error, lmdb.ReadersFullError):
         return StorageError(f"Cannot {doing}: {READERS_MAX} readers are at work already. {reason}.")
     return StorageError(f"Cannot {doing}: {reason}.")
+
+
+def no_thread(error: RuntimeError) -> StorageError:
+    """Return the error for a thread that Python cannot start, for a lack of memory or a limit on threads."""
+    return StorageError(f"Cannot start a thread: {error}; nothing was done. End some, or raise the limit (ulimit -u).")
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from streamstore.limits import (
     SHARDS_PER_STORE_MAX,
 )
 from streamstore.model import StreamNumber
+from streamstore.sections import allocated
 
 __all__ = ["ReadQuotas"]
 
@@ -54,7 +55,7 @@ class ReadQuotas:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = allocated(threading.Lock)
         self._taken: dict[ShardAddress, _Taken] = {}
 
     def wait_ms(self, shard: ShardAddress, *, now_ms: int) -> int:

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Final, Protocol, TypeVar, cast
 
-from streamstore.sections import Bell
+from streamstore.sections import Bell, allocated
 
 __all__ = ["Receipt"]
 
@@ -77,7 +77,7 @@ class Receipt(Future[T]):
 
     def __getattr__(self, name: str) -> object:
         if name == "_condition":
-            return self.__dict__.setdefault(name, threading.Condition())
+            return self.__dict__.setdefault(name, allocated(threading.Condition))
         if name == "_state":  # until somebody sets it under a condition
             return FINISHED if self.__dict__.get("_condition") is SETTLED_UNSEEN else PENDING
         if name == "_waiters":

@@ -16,7 +16,11 @@ __all__ = ["ShardRouter", "hash_key_of_partition_key", "slice_hash_keys"]
 
 
 def hash_key_of_partition_key(partition_key: str) -> int:
-    return int.from_bytes(md5(partition_key.encode(), usedforsecurity=False).digest(), "big")
+    try:
+        digest = md5(partition_key.encode(), usedforsecurity=False).digest()
+    except ValueError as error:  # OpenSSL's word for it
+        raise MemoryError(str(error)) from None
+    return int.from_bytes(digest, "big")
 
 
 def slice_hash_keys(shard_count: int, dialect: Dialect) -> list[HashKeyRange]:

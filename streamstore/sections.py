@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
-__all__ = ["NO_MEMORY", "Bell", "Mutex", "NestingMutex", "OwnThread", "surely", "taking"]
+__all__ = ["NO_MEMORY", "Bell", "Mutex", "NestingMutex", "OwnThread", "allocated", "surely", "taking"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,10 +47,11 @@ def surely(work: Callable[[], object]) -> None:
             continue
 
 
-def _new_lock() -> threading.Lock:
+def allocated(make: Callable[[], T]) -> T:
+    """Return a new lock. Raises ``MemoryError`` for what is Python's word for it there."""
     try:
-        return threading.Lock()
-    except RuntimeError as error:  # Python's word for it
+        return make()
+    except RuntimeError as error:
         raise MemoryError(str(error)) from None
 
 
@@ -60,7 +61,7 @@ class Mutex:
     __slots__ = ("locked", "release", "taking")
 
     def __init__(self) -> None:
-        lock = _new_lock()
+        lock = allocated(threading.Lock)
         self.taking: Final[Iterator[object]] = taking(lock.acquire)
         self.release: Final = lock.release
         self.locked: Final = lock.locked
@@ -72,7 +73,7 @@ class NestingMutex:
     __slots__ = ("release", "taking")
 
     def __init__(self) -> None:
-        lock = threading.RLock()
+        lock = allocated(threading.RLock)
         self.taking: Final[Iterator[object]] = taking(lock.acquire)
         self.release: Final = lock.release
 
@@ -86,7 +87,7 @@ class Bell:
     __slots__ = ("_silence",)
 
     def __init__(self) -> None:
-        self._silence = _new_lock()
+        self._silence = allocated(threading.Lock)
         self._silence.acquire()
 
     def ring(self) -> None:

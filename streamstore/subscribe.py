@@ -11,6 +11,7 @@ from streamstore.iterator import ShardPosition
 from streamstore.limits import SUBSCRIPTION_ALIVE_MS, SUBSCRIPTION_HEARTBEAT_MS, SUBSCRIPTION_TAKEOVER_MS
 from streamstore.model import ChildShard, SubscribeToShardEvent
 from streamstore.reading import Page
+from streamstore.sections import allocated
 from streamstore.watch import CommitWatch
 
 __all__ = ["ShardLook", "SubscriptionSource", "Subscriptions"]
@@ -83,7 +84,7 @@ class Subscriptions:
     """Who is subscribed to which shard. A subscription that nobody holds on to is none."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # never held while anything is waited for
+        self._lock = allocated(threading.RLock)  # never held while anything is waited for
         self._newest: dict[tuple[str, str], _Subscribed] = {}
 
     def claim(self, consumer_arn: str, shard_id: str, source: SubscriptionSource, *, now_ms: int) -> None:

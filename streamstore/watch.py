@@ -19,6 +19,7 @@ from typing import Final, Protocol, cast
 
 from streamstore.engine import Engine
 from streamstore.errors import StorageError, StoreClosedError
+from streamstore.library import no_thread
 from streamstore.sections import NO_MEMORY, Bell, NestingMutex, taking
 from streamstore.writer import WakeUps
 
@@ -174,6 +175,8 @@ class CommitWatch:
                         for _ in start:
                             self._is_running = True
                             break
+                except RuntimeError as error:
+                    raise no_thread(error) from error
                 finally:
                     self._starting.release()
                 break

@@ -16,6 +16,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from streamstore.engine import Engine, RepairNeededError
 from streamstore.errors import OutcomeUnknownError, StorageError, StoreClosedError, StreamStoreError
+from streamstore.library import no_thread
 from streamstore.limits import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX
 from streamstore.model import CommitReport
 from streamstore.process import NESTED_CALL
@@ -264,7 +265,10 @@ class Writer:
 
     def start(self) -> None:
         """Start the thread. ``close`` ends it, also when an interrupt ended this."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise no_thread(error) from error
 
     def observe(self, observer: CommitObserver) -> None:
         """Tell the observer of each commit from now on, and nobody else any more."""

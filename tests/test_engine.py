@@ -423,3 +423,14 @@ def test_a_read_knows_nothing_of_databases_that_are_opened_while_it_looks(path: 
         assert engine.read(look) == []
         assert engine.read(lambda transaction: list(transaction.items_from(b"new", b""))) == [(b"key", b"value")]
         engine.write(lambda writing: writing.drop(b"new"))
+
+
+def test_a_handle_that_is_there_is_not_opened_again(path: Path) -> None:
+    """Where py-lmdb has no memory for the second one, it closes the first too."""
+    with StreamStore(path) as store:
+        store.list_streams()
+        engine = engine_of(store)
+        open_handle: Callable[[bytes], None] = getattr(engine, "_open_handle")  # noqa: B009
+        handle = engine.handles[b"streams"]
+        open_handle(b"streams")  # as a second reader does that missed it too
+        assert engine.handles[b"streams"] is handle

@@ -224,7 +224,7 @@ def test_an_opening_that_gets_no_thread_leaves_nothing_locked(tmp_path: Path, mo
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(_thread, "start_new_thread", start)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(StorageError, match="Cannot start a thread"):
         StreamStore(tmp_path / "store")
     monkeypatch.undo()
     StreamStore(tmp_path / "store").close()

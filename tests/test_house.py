@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "routing": FOUNDATIONS,
     "iterator": FOUNDATIONS,
     "shard_filter": FOUNDATIONS,
-    "read_quota": FOUNDATIONS,
+    "read_quota": FOUNDATIONS | {"sections"},
     "sections": set[str](),
     "databases": {"model"},
     "disk_format": {"databases", "limits", "model"},
@@ -92,12 +92,12 @@ MAY_IMPORT = {
     "check": FOUNDATIONS | IN_A_TRANSACTION | {"apart", *FORMAT, "engine", "transaction"},
     "backup": FOUNDATIONS | ENGINE_ROOMS | {"apart", "check"},
     "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
-    "watch": FOUNDATIONS | {"engine", "sections", "writer"},
+    "watch": FOUNDATIONS | {"engine", "library", "sections", "writer"},
     "feed": {"watch", "writer"},
     "following": FOUNDATIONS | {"transaction", "streams", "reading"},
     "tail": FOUNDATIONS | WAITING,
     "consumer": FOUNDATIONS | WAITING | {"checkpoints", "shards", "tail"},
-    "subscribe": FOUNDATIONS | WAITING | {"iterator", "reading"},
+    "subscribe": FOUNDATIONS | WAITING | {"iterator", "reading", "sections"},
     "opened": FOUNDATIONS
     | ENGINE_ROOMS
     | {"backup", "subscribe", "validate", "read_quota", "streams", "shards", "writer", "watch"},

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import replace
 from itertools import pairwise
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -94,3 +95,10 @@ def test_ranges_of_a_power_of_two_are_those_of_yandex_not_of_aws() -> None:
     }
     aws = replace(YANDEX, hash_slice_dividend=2**128)
     assert slice_hash_keys(2, aws)[1].starting_hash_key == 170141183460469231731687303715884105728
+
+
+def test_a_hash_for_which_there_is_no_memory_is_a_memory_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ValueError("[digital envelope routines] initialization error")
+    monkeypatch.setattr("streamstore.routing.md5", mock.Mock(side_effect=error))
+    with pytest.raises(MemoryError):
+        hash_key_of_partition_key("key")

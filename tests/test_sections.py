@@ -9,7 +9,9 @@ import pytest
 from streamstore import OutcomeUnknownError, StreamStore
 from streamstore.engine import Engine
 from streamstore.process import ReaderGate
-from streamstore.sections import Bell, NestingMutex, OwnThread, surely
+from streamstore.read_quota import ReadQuotas
+from streamstore.sections import Bell, Mutex, NestingMutex, OwnThread, surely
+from streamstore.subscribe import Subscriptions
 from streamstore.writer import Writer
 from tests.commits import WAIT_S, in_thread
 
@@ -150,3 +152,16 @@ def put_alone(store: StreamStore) -> None:
 
 def put_by_the_writer(store: StreamStore) -> None:
     store.submit_record("s", b"submitted", "key").result(WAIT_S)
+
+
+@pytest.mark.parametrize("make", [NestingMutex, Mutex, Bell, ReadQuotas, Subscriptions])
+def test_a_lock_for_which_there_is_no_memory_is_a_memory_error(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], object]
+) -> None:
+    def make_none() -> object:
+        raise RuntimeError("can't allocate lock")
+
+    monkeypatch.setattr(threading, "Lock", make_none)
+    monkeypatch.setattr(threading, "RLock", make_none)
+    with pytest.raises(MemoryError):
+        make()
