@@ -12,7 +12,7 @@ from tests.children import WAIT_S, command, next_line, started
 from tools.torture import __main__ as runner
 from tools.torture.part import Amount, Finding, Ordeal, Result
 from tools.torture.parts import PARTS
-from tools.torture.report import Row, from_json, put_into_readme, replace_rows, to_json, to_markdown
+from tools.torture.report import Row, for_saving, from_json, put_into_readme, replace_rows, to_json, to_markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,6 +60,26 @@ def test_the_table_tells_what_was_done_found_and_skipped_and_where() -> None:
     assert told.count("On CPUs 2, Python 3.\n") == 1
     assert "| 7 of 1,000 images |" in to_markdown([row("kill", done=7, total=1_000)])
     assert "| 7 images |" in to_markdown([row("kill", done=7, total=7)])
+
+
+@pytest.mark.parametrize(
+    ("told", "saved"),
+    [
+        ("put 0 is lost.", "put 0 is lost."),
+        (
+            'raised ValueError("no") at   File "/home/me/validate.py", line 586, in parse\n    parse()\n    ^^^^^^^\n',
+            'raised ValueError("no")',
+        ),
+        (
+            'The process ended with 1. Traceback (most recent call last):\n  File "/home/me/worker.py", line 1\nValueError: no',
+            "The process ended with 1. ValueError: no",
+        ),
+    ],
+)
+def test_no_traceback_is_saved_of_a_finding(told: str, saved: str) -> None:
+    told_row = row("kill")
+    told_row = Row(told_row.facts, replace(told_row.result, findings=(Finding(4, told),)))
+    assert for_saving(told_row).result.findings == (Finding(4, saved),)
 
 
 def test_figures_of_a_fault_that_was_planted_are_not_saved(

@@ -26,6 +26,7 @@ from tools.torture.processes import NO_CASE, PROJECT, EarlyEnd, Task, run_in_pro
 from tools.torture.report import (
     Row,
     facts_of,
+    for_saving,
     format_findings,
     format_table,
     from_json,
@@ -86,7 +87,8 @@ def main() -> int:
     if options.json is not None:
         options.json.write_text(to_json(rows))
     if options.save:
-        _save([row for row in rows if not any(finding.case == NO_CASE for finding in row.result.findings)])
+        saved = [row for row in rows if not any(finding.case == NO_CASE for finding in row.result.findings)]
+        _save([for_saving(row) for row in saved])
     found = sum(len(result.findings) for result in results)
     skipped = sum(sum(result.skipped.values()) for result in results)
     print(f"\n{found:,} found, {skipped:,} skipped")

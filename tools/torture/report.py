@@ -1,15 +1,18 @@
 """Results as a table for a terminal, as JSON, and as the table of the README."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
-from tools.torture.part import Result
+from tools.torture.part import Finding, Result
 
 __all__ = [
     "Facts",
     "Row",
     "facts_of",
+    "for_saving",
     "format_findings",
     "format_table",
     "from_json",
@@ -22,6 +25,7 @@ __all__ = [
 Facts = Mapping[str, Mapping[str, str]]
 """When it was run, on what machine, and with which versions: ``run``, ``machine``, ``versions``."""
 TABLE_BEGIN: Final = "<!-- The table of tools/torture/results.json: python -m tools.torture --save writes both. -->"
+TRACEBACK: Final = re.compile(r"(?: Traceback \(most recent call last\):| at)\s+File \"")
 TABLE_END: Final = "<!-- The end of the table. -->"
 
 
@@ -66,6 +70,12 @@ def from_json(text: str) -> list[Row]:
         result = Result.from_json(json.dumps(facts.pop("result")))
         rows.append(Row(facts, result))
     return rows
+
+
+def for_saving(row: Row) -> Row:
+    """Return the row with nothing of a traceback but how it ends: in between, it names places of this machine."""
+    findings = (Finding(case, _without_traceback(sentence)) for case, sentence in row.result.findings)
+    return Row(row.facts, replace(row.result, findings=tuple(findings)))
 
 
 def replace_rows(saved: Sequence[Row], new: Sequence[Row], order: Iterable[str]) -> list[Row]:
@@ -120,3 +130,9 @@ def _told(facts: Mapping[str, str]) -> str:
 
 def _figures(result: Result) -> str:
     return ", ".join(f"{value:,.10g} {name}" for name, value in result.figures.items())
+
+
+def _without_traceback(sentence: str) -> str:
+    start, *traceback = TRACEBACK.split(sentence, 1)
+    last = sentence.rstrip().rpartition("\n")[2]
+    return f"{start} {last}" if traceback and not last.startswith(" ") else start
