@@ -246,38 +246,10 @@ def test_a_damaged_key_refuses_the_call_before_any_record_is_numbered(store_path
         with pytest.raises(StoreFormatError):
             store.put_records("s", [(b"", "k"), (b"", "k", None, "other"), (b"", "k", None, "once")])
         assert len(stored(store)) == 1
-        with pytest.raises(StoreFormatError, match="idempotency_keys is damaged"):
-            put(store, "other")  # which it may have been
         assert store.put_record("s", b"", "k") == PutRecordResult(SHARD, "1")
         clock.advance(WINDOW_MS)
         assert store.trim().idempotency_key_count == 1  # damage too goes when its time has come
         assert put(store, "once") == PutRecordResult(SHARD, "2")
-    assert check_store(store_path) == []
-
-
-@pytest.mark.parametrize("many", [False, True])
-def test_puts_that_are_refused_for_a_damaged_key_forget_it_when_its_time_has_come(
-    store_path: Path, clock: Clock, many: bool
-) -> None:
-    with open_store(store_path, clock) as store:
-        store.create_stream("s")
-        put(store, "once")
-    with behind_the_back_of(store_path) as raw:
-        raw.flip_last_bit(IDEMPOTENCY_KEYS_DATABASE, idempotency_key_key(StreamNumber(1), "once"))
-    with open_store(store_path, clock) as store:
-
-        def put_other() -> None:
-            if many:
-                store.put_records("s", [(b"", "k", None, "other")])
-            else:
-                put(store, "other")
-
-        for _ in range(2):
-            with pytest.raises(StoreFormatError):
-                put_other()
-            clock.advance(WINDOW_MS)
-        put_other()
-        assert len(stored(store)) == 2
     assert check_store(store_path) == []
 
 

@@ -71,8 +71,8 @@ def test_the_table_tells_what_was_done_found_and_skipped_and_where() -> None:
             'raised ValueError("no")',
         ),
         (
-            'The process ended with 1. Traceback (most recent call last):\n  File "/home/me/worker.py", line 1\nValueError: no',
-            "The process ended with 1. ValueError: no",
+            'It ended with 1. Traceback (most recent call last):\n  File "/home/me/worker.py", line 1\nValueError: no',
+            "It ended with 1. ValueError: no",
         ),
     ],
 )
