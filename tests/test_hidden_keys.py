@@ -1,4 +1,4 @@
-"""Keys that damage has made other ones, on pages that LMDB could have written: nothing is said to be missing for that."""
+"""Keys that damage has made other ones, on pages that LMDB could have written: nothing is missing because of that."""
 
 from collections.abc import Callable
 from contextlib import suppress
