@@ -161,15 +161,20 @@ class Proof:
         if tree is None or tree.root is None:
             self.sound.add(database)
             return
-        proved = self._proved.setdefault(database, Proved())
-        leaf = next(self._leaves(database, tree, key))
-        place = bisect_left(leaf.keys, key)
-        if leaf.problem is None:
-            _add(proved, leaf)
-        if {place - 1, place} & {*leaf.unsealed_places, *leaf.bad_places} or not leaf.keys:
-            raise damaged(_name(database), leaf.problem or f"what lies where {key!r} belongs was not written there")
+        self._contact(database, stored_tree)
+        proved = self._proved[database]
+        if proved.sound.around(key) is None:
+            self._prove_beside_place(database, proved, tree, key)
         if proved.sound.are_all():
             self.sound.add(database)
+
+    def _prove_beside_place(self, database: bytes, proved: Proved, tree: Tree, key: bytes) -> None:
+        leaf = next(self._leaves(database, tree, key))
+        if leaf.problem is None:
+            _add(proved, leaf)
+        place = bisect_left(leaf.keys, key)
+        if not leaf.keys or {place - 1, place} & {*leaf.unsealed_places, *leaf.bad_places}:
+            raise damaged(_name(database), leaf.problem or f"what lies where {key!r} belongs was not written there")
 
     def prove_end(self, database: bytes, stored_tree: StoredTree) -> None:
         """Prove the way to the last key, and so to all that come behind it."""
