@@ -50,7 +50,7 @@ ALARMS: Final[tuple[Alarm, ...]] = (
     Alarm("limit-not-parsed", "malformed", Amount(cases=96), first=26),
     Alarm("no-crc", "damage", Amount(cases=200)),
     Alarm("no-proof", "damage", Amount(cases=200)),
-    Alarm("absence-not-proved", "damage", Amount(cases=2_500)),
+    Alarm("absence-not-proved", "damage", Amount(cases=600)),
     Alarm("old-lists-believed", "damage", Amount(cases=500)),
     Alarm("sequence-not-checked", "damage", Amount(cases=200)),
     Alarm("swallowed-commit-error", "io-faults", Amount(cases=200)),

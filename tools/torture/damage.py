@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from streamstore.databases import RECORDS_DATABASE_PREFIX
+from streamstore.pages import parse_metas, parse_page, parse_tree
+
 __all__ = ["KINDS", "Change", "Damage", "change_lock_file"]
 
 PAGE_BYTES: Final = 4096
 SECTOR_BYTES: Final = 512
 HEADER_BYTES: Final = 16
 NODE_HEAD_BYTES: Final = 8
-RECORD_KEY_BYTES: Final = 8
-KEY_BYTES_MAX: Final = 511
-TRIES_FOR_A_KEY: Final = 20
 NAME: Final = b"streams"
 """Of a database that each store has."""
 ROOT_PLACE: Final = 128
@@ -83,18 +83,24 @@ def _flip_in_offsets(data: bytearray, dice: random.Random, file_bytes: int) -> N
 
 def _flip_in_node(data: bytearray, dice: random.Random, file_bytes: int) -> None:
     """Hit the head of a key: its size, that of its value, or the number of a page."""
-    _flip(data, min(_node(data, dice, file_bytes) + dice.randrange(24), file_bytes - 1), dice)
+    _flip(data, min(_node(data, dice, _page(dice, file_bytes)) + dice.randrange(24), file_bytes - 1), dice)
 
 
 def _flip_in_key(data: bytearray, dice: random.Random, file_bytes: int) -> None:
-    """Hit a key, and if one is found then none of a record: what numbers there are, its shard's counter knows."""
-    node, key_bytes = 0, RECORD_KEY_BYTES
-    tries_left = TRIES_FOR_A_KEY
-    while tries_left and (key_bytes == RECORD_KEY_BYTES or key_bytes > KEY_BYTES_MAX):
-        tries_left -= 1
-        node = _node(data, dice, file_bytes)
-        key_bytes = int.from_bytes(data[node + 6 : node + 8], "little")
-    _flip(data, min(node + NODE_HEAD_BYTES + dice.randrange(max(1, key_bytes)), file_bytes - 1), dice)
+    """Hit a key that is in use, and none of a record: what numbers there are, its shard's counter knows."""
+    del file_bytes
+    _, meta = parse_metas(bytes(data[: 2 * PAGE_BYTES]), PAGE_BYTES)
+    assert meta.main.root is not None
+    start = meta.main.root * PAGE_BYTES
+    names = parse_page(bytes(data[start : start + PAGE_BYTES]), meta.main.root)
+    roots = [
+        root
+        for place, value in names.values.items()
+        if not names.keys[place].startswith(RECORDS_DATABASE_PREFIX) and (root := parse_tree(value).root) is not None
+    ]
+    node = _node(data, dice, dice.choice(roots) * PAGE_BYTES)
+    key_bytes = int.from_bytes(data[node + 6 : node + 8], "little")
+    _flip(data, node + NODE_HEAD_BYTES + dice.randrange(max(1, key_bytes)), dice)
 
 
 def _flip_in_meta_page(data: bytearray, dice: random.Random, file_bytes: int) -> None:
@@ -165,9 +171,8 @@ def _leave(data: bytearray, dice: random.Random, file_bytes: int) -> None:
     """Change nothing: of the lock file only."""
 
 
-def _node(data: bytearray, dice: random.Random, file_bytes: int) -> int:
-    """Return where some page says that some key is."""
-    start = _page(dice, file_bytes)
+def _node(data: bytearray, dice: random.Random, start: int) -> int:
+    """Return where the page that starts there says that some key is."""
     lower = int.from_bytes(data[start + 12 : start + 14], "little")
     place = dice.choice(range(start + HEADER_BYTES, start + max(HEADER_BYTES + 2, min(lower, PAGE_BYTES) & ~1), 2))
     return start + int.from_bytes(data[place : place + 2], "little") % PAGE_BYTES
