@@ -293,11 +293,21 @@ def test_deleting_the_stream_ends_the_waiting_with_its_error(stream: StreamStore
         ending.result(WAIT_S)
 
 
+def until_blocked(stream: StreamStore) -> None:
+    """Wait until another thread is blocked in a feed.
+
+    It says so just before. A signal in between is one that Python sees only when it takes the lock, so a second Ctrl-C
+    would be needed: as with any lock of Python.
+    """
+    until(lambda: is_waiting(stream))
+    time.sleep(0.1)
+
+
 def test_a_signal_ends_the_waiting_of_the_main_thread_and_loses_nothing(stream: StreamStore) -> None:
     feed = stream.tail("s")
 
     def interrupt() -> None:
-        until(lambda: is_waiting(stream))
+        until_blocked(stream)
         os.kill(os.getpid(), signal.SIGINT)
 
     for number in range(3):
@@ -321,7 +331,7 @@ def test_a_signal_handler_may_close_it_while_its_thread_waits(stream: StreamStor
         main = threading.main_thread().ident or 0
 
         def send() -> None:
-            until(lambda: is_waiting(stream))
+            until_blocked(stream)
             signal.pthread_kill(main, signal.SIGUSR1)
 
         sending = in_thread(send)
