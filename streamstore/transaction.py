@@ -98,12 +98,13 @@ class ReadTransaction:
         ``StoreFormatError``: damage in front of the first or behind the last may have made one of them another key.
         """
         start = max(prefix, after)
-        self._prove_absence(database, start)
         for item in self.items_from(database, start):
             if not item[0].startswith(prefix):
                 break
             if item[0] != after:
                 yield item
+            self._prove_absence(database, start)  # behind the first item: if that is damaged, its reader says so
+        self._prove_absence(database, start)
         self._prove_absence(database, behind_all_that_begin_with(prefix))
 
     def last_key(self, database: bytes) -> bytes | None:
