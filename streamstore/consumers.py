@@ -5,6 +5,7 @@ deletes its positions too, in the same transaction.
 """
 
 from collections.abc import Iterator
+from itertools import takewhile
 
 from streamstore.databases import CONSUMERS_DATABASE, POSITIONS_DATABASE, DamagedValueError
 from streamstore.dialect import Dialect
@@ -91,7 +92,7 @@ def iterate_consumers(
 
 
 def count_consumers(transaction: ReadTransaction, stream: StoredStream) -> int:
-    return len(_keys_that_begin_with(transaction, CONSUMERS_DATABASE, consumer_key(stream.number, "")))
+    return sum(1 for _ in transaction.items_that_begin_with(CONSUMERS_DATABASE, consumer_key(stream.number, "")))
 
 
 def delete_consumer(transaction: WriteTransaction, stream: StoredStream, consumer_name: str) -> None:
@@ -119,12 +120,10 @@ def refuse_consumers(transaction: ReadTransaction, stream: StoredStream) -> None
 
 
 def _delete_all(transaction: WriteTransaction, database: bytes, prefix: bytes) -> None:
-    for key in _keys_that_begin_with(transaction, database, prefix):
+    """Delete all keys that begin with the prefix, damaged or not."""
+    keys = (key for key, _ in transaction.items_from(database, prefix))
+    for key in list(takewhile(lambda key: key.startswith(prefix), keys)):
         transaction.delete(database, key)
-
-
-def _keys_that_begin_with(transaction: ReadTransaction, database: bytes, prefix: bytes) -> list[bytes]:
-    return [key for key, _ in transaction.items_that_begin_with(database, prefix)]
 
 
 def _decode(key: bytes, value: bytes) -> StoredConsumer:
