@@ -60,10 +60,12 @@ SEALED_DATABASES: Final = frozenset(
         CONSUMERS_DATABASE,
         POSITIONS_DATABASE,
         IDEMPOTENCY_KEYS_DATABASE,
-        LOSSES_DATABASE,
     }
 )
-"""Those whose values ``seal`` makes. That a record is there, its shard's counter says."""
+"""Those whose values ``seal`` makes, and in which nothing else tells that a key should be there.
+
+Of a record the counter of its shard does. A loss that is hidden costs nothing: its records are told as missing.
+"""
 
 CRC_MODULE: Final = crc32.__module__  # "isal.isal_zlib" or "zlib": for who measures
 
@@ -94,7 +96,7 @@ def is_database_of_a_store(database: bytes) -> bool:
     """Tell whether some store may have a database of this name."""
     return (
         database in SEALED_DATABASES
-        or database in (IDEMPOTENCY_TIMES_DATABASE, RECOVERY_DATABASE)
+        or database in (IDEMPOTENCY_TIMES_DATABASE, LOSSES_DATABASE, RECOVERY_DATABASE)
         or parse_records_database(database) is not None
     )
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from streamstore import StoreFormatError
+from streamstore import CorruptRecordError, StorageError, StoreFormatError
 from streamstore.check import check_store
-from streamstore.disk_format import consumer_key, idempotency_key_key, idempotency_time_key, position_key
+from streamstore.disk_format import consumer_key, idempotency_key_key, idempotency_time_key, position_key, record_key
 from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 from streamstore.model import StreamNumber
 from tests.conftest import Clock, open_store
@@ -193,3 +193,25 @@ def test_puts_that_are_refused_for_a_damaged_key_forget_it_when_its_time_has_com
         put_other()
         assert len(list(store.read("s", SHARD))) == 2
     assert check_store(store_path) == []
+
+
+def test_a_damaged_name_of_a_database_costs_what_is_in_it_only(store_path: Path, clock: Clock) -> None:
+    """Also where a record is damaged: then it is looked up whether it is a known loss."""
+    with open_store(store_path, clock) as store:
+        store.create_stream("s", shard_count=2)
+        for number in range(3):
+            for hash_key in ("0", str(2**127)):
+                store.put_record("s", b"%d" % number, "k", explicit_hash_key=hash_key)
+    with behind_the_back_of(store_path) as raw:
+        raw.flip_last_bit(b"records/1/1", record_key(0))
+    _replace(store_path, b"records/1/0", b"recOrds/1/0")
+    with open_store(store_path, clock) as store:
+        with pytest.raises(CorruptRecordError, match="Record 0"):
+            next(iter(store.read("s", "shard-000001")))
+        found = store.read("s", "shard-000001", starting_sequence_number="1")
+        assert [record.data for record in found] == [b"1", b"2"]
+        assert store.put_record("s", b"3", "k", explicit_hash_key=str(2**127)).sequence_number == "3"
+        with pytest.raises(StorageError):
+            store.put_record("s", b"3", "k", explicit_hash_key="0")
+        with pytest.raises(StorageError):
+            next(iter(store.read("s", "shard-000000")))
