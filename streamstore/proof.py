@@ -150,7 +150,7 @@ class Proof:
     def prove_absence(self, database: bytes, key: bytes, stored_tree: StoredTree) -> None:
         """Prove that a key which is not there was never written, as far as its database is sealed.
 
-        The list of databases stands for itself: none is missing from it while all its names are those of a store.
+        None of the sealed databases is missing from their list while all its names are those of a store.
         """
         if database == LIST_OF_DATABASES:
             if key not in SEALED_DATABASES:

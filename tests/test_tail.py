@@ -18,6 +18,7 @@ from streamstore import (
     CorruptRecordError,
     InvalidArgumentException,
     ResourceNotFoundException,
+    StorageError,
     StoreClosedError,
     StreamStore,
 )
@@ -291,6 +292,23 @@ def test_deleting_the_stream_ends_the_waiting_with_its_error(stream: StreamStore
     stream.create_stream("s")
     with pytest.raises(ResourceNotFoundException):
         ending.result(WAIT_S)
+
+
+def test_a_feed_that_gets_no_thread_to_wait_with_says_so_and_waits_when_there_is_one(
+    stream: StreamStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    feed = stream.tail("s")
+    monkeypatch.setattr("_thread.start_new_thread", start)
+    with pytest.raises(StorageError, match="Cannot start a thread"):
+        next(feed)
+    monkeypatch.undo()
+    waiting = in_thread(lambda: next(feed))
+    until(lambda: is_waiting(stream))
+    put(stream, 1)
+    assert waiting.result(WAIT_S).data == b"1"
 
 
 def until_blocked(stream: StreamStore) -> None:
