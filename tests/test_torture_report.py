@@ -37,6 +37,7 @@ def test_what_was_saved_is_of_parts_that_there_are_and_names_its_run() -> None:
         assert re.fullmatch("[0-9a-f]{12}", saved.facts["run"]["commit"])
         assert (saved.result.plant, str(saved.result.seed)) == (None, saved.facts["run"]["seed"])
         assert saved.result.done > 0
+        assert saved == for_saving(saved)
 
 
 def test_saved_figures_come_back_as_they_were() -> None:
@@ -70,6 +71,7 @@ def test_the_table_tells_what_was_done_found_and_skipped_and_where() -> None:
             'raised ValueError("no") at   File "/home/me/validate.py", line 586, in parse\n    parse()\n    ^^^^^^^\n',
             'raised ValueError("no")',
         ),
+        ('raised ValueError("no") at   File "/home/me/validate.py", line 586, in parse', 'raised ValueError("no")'),
         (
             'It ended with 1. Traceback (most recent call last):\n  File "/home/me/worker.py", line 1\nValueError: no',
             "It ended with 1. ValueError: no",

@@ -134,5 +134,5 @@ def _figures(result: Result) -> str:
 
 def _without_traceback(sentence: str) -> str:
     start, *traceback = TRACEBACK.split(sentence, 1)
-    last = sentence.rstrip().rpartition("\n")[2]
-    return f"{start} {last}" if traceback and not last.startswith(" ") else start
+    _, line_break, last = sentence.rstrip().rpartition("\n")
+    return f"{start} {last}" if traceback and line_break and not last.startswith(" ") else start
