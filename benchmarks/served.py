@@ -34,6 +34,7 @@ __all__ = [
     "Kinesalite",
     "Moto",
     "Served",
+    "ServedByAllCpus",
     "ServedSigned",
     "ServedStreamstore",
     "ServedWithRetryKeys",
@@ -169,6 +170,13 @@ class ServedStreamstore(Served):
         with StreamStore(self.path / "store", read_only=True) as store:
             for shard in store.list_shards(STREAM_NAME).shards:
                 yield from (bytes(record.data) for record in store.read(STREAM_NAME, shard.shard_id))
+
+
+class ServedByAllCpus(ServedStreamstore):
+    """Several processes serve the store: one for each CPU."""
+
+    def options(self) -> Sequence[str]:
+        return ("--processes", str(os.cpu_count() or 1))
 
 
 class ServedWithRetryKeys(ServedStreamstore):

@@ -14,6 +14,7 @@ import pytest
 from streamstore import StreamStore
 from streamstore.wire.access_log import AccessLog
 from streamstore.wire.actions import actions_of
+from streamstore.wire.counts import CountsBoard
 from streamstore.wire.dispatch import Dispatcher
 from streamstore.wire.http import Answer, Reply, Start, WireRequest, WireResponse
 from streamstore.wire.metrics import Metrics
@@ -63,7 +64,7 @@ def service_of(
     return Service(
         store,
         Dispatcher(store).start if answer is None else started(answer),
-        Metrics(store, actions_of(store.dialect).keys()),
+        Metrics(store, actions_of(store.dialect).keys(), CountsBoard(1), 0),
         access_log=access_log,
         metrics_for_all=metrics_for_all,
         clock_s=Ticking(),

@@ -39,6 +39,7 @@ __all__ = ["app"]
 
 SHARD_COUNT_DEFAULT: Final = 1
 SHARDS_SHOWN_MAX: Final = 10_000  # the most that one describe_stream tells
+PROCESSES_MAX: Final = 64  # each keeps the store open and, under load, a processor busy
 
 # "\b" keeps the lines of a paragraph as they are.
 EXAMPLES: Final = """\b
@@ -372,6 +373,10 @@ def serve(
             "--transition-ms", help="How long a changed stream is CREATING, UPDATING or DELETING, 0 to 1 hour."
         ),
     ] = 0,
+    processes: Annotated[
+        int,
+        typer.Option("--processes", min=1, max=PROCESSES_MAX, help="How many serve the store, on as many processors."),
+    ] = 1,
     access_log: Annotated[
         str | None, typer.Option("--access-log", help="File to log each request to, as JSON; - is standard error.")
     ] = None,
@@ -386,11 +391,14 @@ def serve(
 
     Prints one line when it answers, and ends well on SIGTERM and Ctrl-C: what came is finished, the rest is refused
     with 503. SIGHUP reads --credentials and opens --access-log anew. Without --credentials it serves this machine only.
+    With --processes a process that is killed is followed by another.
     """
     with tidy_ending():
         serve_store(
             store,
-            ServeArguments(host, port, credentials, tls_cert, tls_key, access_log, metrics_for_all, transition_ms),
+            ServeArguments(
+                host, port, credentials, tls_cert, tls_key, access_log, metrics_for_all, transition_ms, processes
+            ),
             dialect=dialect,
             account_id=account_id,
             region=region,

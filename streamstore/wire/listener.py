@@ -5,6 +5,7 @@ Granian, the quickest of the well-kept servers, takes a request through two thre
 """
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from streamstore.wire.http import Start
 from streamstore.wire.http1 import Http1Connection
 from streamstore.wire.http2 import PREFACE, Http2Connection
 
-__all__ = ["Listener", "Tls", "bind"]
+__all__ = ["Listener", "Tls", "bind", "bind_each"]
 
 BACKLOG: Final = 2_048
 CONNECTIONS_MAX: Final = 8_192  # at the same time; who comes then is sent away
@@ -37,10 +38,29 @@ class Tls:
 
 def bind(host: str, port: int) -> socket.socket:
     """Return a listening socket, which nobody else can bind to. Raises ``OSError``."""
+    return _listening(host, port, is_shared=False)
+
+
+def bind_each(host: str, port: int, count: int) -> list[socket.socket]:
+    """Return so many listening sockets at one address, for a process each: Linux shares out who comes there.
+
+    Fails if somebody listens there already; behind that, only the same user could join. Raises ``OSError``.
+    """
+    with bind(host, port) as probe:
+        port = probe.getsockname()[1]
+    with contextlib.ExitStack() as open_sockets:
+        bound = [open_sockets.enter_context(_listening(host, port, is_shared=True)) for _ in range(count)]
+        open_sockets.pop_all()
+    return bound
+
+
+def _listening(host: str, port: int, *, is_shared: bool) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(address)
         bound.listen(BACKLOG)
         bound.setblocking(False)

@@ -5,118 +5,135 @@ the store makes them. What the store knows anyway (its file, its streams, the la
 somebody asks.
 """
 
-from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from streamstore import CommitReport, ResourceNotFoundException, StreamStore
+from streamstore.wire.counts import SECONDS_BUCKETS, Counts, CountsBoard, RequestCounts, Times
 
 __all__ = ["METRICS_CONTENT_TYPE", "Metrics"]
 
 METRICS_CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OK: Final = "OK"
 OTHER: Final = "other"  # no client may add a name of its own
-# From a fast device to one in trouble.
-SECONDS_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 BUCKET_NAMES: Final = [*(str(float(bound)) for bound in SECONDS_BUCKETS), "+Inf"]
 STREAMS_PER_PAGE: Final = 1_000
 
 
-class _Requests:
-    """The requests of one action that were answered with one code."""
-
-    __slots__ = ("body_bytes", "count", "in_bucket", "seconds")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.body_bytes = 0
-        self.seconds = 0.0
-        self.in_bucket = [0] * (len(SECONDS_BUCKETS) + 1)
-        """How many took so long: up to each bound, and longer than the last."""
-
-
 class Metrics:
-    """Counts what one server does with one store. Its requests are counted in one thread; any may render."""
+    """Counts what one process of a server does with one store. Requests are counted in one thread; any may render.
 
-    def __init__(self, store: StreamStore, actions: Collection[str]) -> None:
-        self._registry = CollectorRegistry()
+    ``board``, ``place``: where the processes of the server show each other what they have counted, and where this one
+    does. It goes on from what stands there: the process that had the place before may have been killed.
+    """
+
+    def __init__(self, store: StreamStore, actions: Collection[str], board: CountsBoard, place: int) -> None:
         self._actions = frozenset(actions)
-        self._counted: dict[tuple[str, str], _Requests] = {}
-        self._registry.register(_RequestCollector(self._counted))
-        self._records = self._counter("streamstore_records_put", "Records stored.")
-        self._payload_bytes = self._counter("streamstore_put_bytes", "Data and partition keys of the puts committed.")
-        self._throttled = self._counter("streamstore_records_throttled", "Records refused for the quota of a shard.")
-        self._commit_requests = self._counter("streamstore_commit_requests", "Requests that shared the commits.")
-        self._commit_seconds = Histogram(
-            "streamstore_commit_seconds",
-            "Time of a commit, from its first change until it is durable.",
-            buckets=SECONDS_BUCKETS,
-            registry=self._registry,
-        )
+        self._board = board
+        self._place = place
+        self._counts = board.shown(place)
+        self._known = {
+            (action, code): counted
+            for action, by_code in self._counts.requests.items()
+            for code, counted in by_code.items()
+        }
+        self._registry = CollectorRegistry()
+        self._registry.register(_CountsCollector(self._all_counts))
         self._registry.register(_StoreCollector(store))
         store.observe_commits(self._count_commit)
 
     def count_request(self, action: str, code: str | None, *, seconds: float, request_bytes: int) -> None:
         """Count a request that was answered; ``code`` is the name of the error, None if it was a success."""
-        counted = self._counted.get((action, code or OK)) or self._count_anew(action, code or OK)
-        counted.count += 1
+        counted = self._known.get((action, code or OK)) or self._count_anew(action, code or OK)
         counted.body_bytes += request_bytes
-        counted.seconds += seconds
-        counted.in_bucket[bisect_left(SECONDS_BUCKETS, seconds)] += 1
+        counted.times.note(seconds)
+
+    def show(self) -> None:
+        """Show the other processes what was counted by now."""
+        self._board.show(self._place, self._counts)
 
     def render(self) -> bytes:
         """Return all metrics. Reads the store, so not for an event loop; raises what reading raises."""
         return generate_latest(self._registry)
 
-    def _count_anew(self, action: str, code: str) -> _Requests:
+    def _count_anew(self, action: str, code: str) -> RequestCounts:
         shown = action if action in self._actions else OTHER  # no client may fill the memory with names of its own
-        return self._counted.setdefault((shown, code), _Requests())
+        counted = self._counts.of_request(shown, code)
+        if shown == action:
+            self._known[action, code] = counted
+        return counted
 
     def _count_commit(self, report: CommitReport) -> None:
-        self._records.inc(report.records)
-        self._payload_bytes.inc(report.payload_bytes)
-        self._throttled.inc(report.records_throttled)
-        self._commit_requests.inc(report.requests)
-        self._commit_seconds.observe(report.seconds)
+        counts = self._counts
+        counts.records += report.records
+        counts.payload_bytes += report.payload_bytes
+        counts.records_throttled += report.records_throttled
+        counts.commit_requests += report.requests
+        counts.commits.note(report.seconds)
 
-    def _counter(self, name: str, what: str) -> Counter:
-        return Counter(name, what, registry=self._registry)
+    def _all_counts(self) -> Counts:
+        """Return what all processes have counted: this one by now, the others by when they have shown it."""
+        self.show()
+        counts = self._board.shown(self._place)
+        for others in self._board.shown_elsewhere(self._place):
+            counts.include(others)
+        return counts
 
 
-class _RequestCollector(Collector):
-    """Shows the requests that were counted."""
+class _CountsCollector(Collector):
+    """Shows what was counted."""
 
-    def __init__(self, counted: Mapping[tuple[str, str], _Requests]) -> None:
-        self._counted = counted
+    def __init__(self, counts: Callable[[], Counts]) -> None:
+        self._counts = counts
 
     def describe(self) -> list[Metric]:
-        return []
+        return []  # asked when this is registered
 
     def collect(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily("streamstore_requests", "Requests answered.", labels=("action", "code"))
-        of_actions: dict[str, list[_Requests]] = {}
-        for (action, code), counted in list(self._counted.items()):
-            requests.add_metric((action, code), counted.count)
-            of_actions.setdefault(action, []).append(counted)
-        yield requests
-        yield CounterMetricFamily(
-            "streamstore_request_bytes",
-            "Bytes of the bodies of requests.",
-            value=sum(counted.body_bytes for group in of_actions.values() for counted in group),
+        counts = self._counts()
+        yield from _of_requests(counts)
+        yield _counter("streamstore_records_put", "Records stored.", counts.records)
+        yield _counter("streamstore_put_bytes", "Data and partition keys of the puts committed.", counts.payload_bytes)
+        yield _counter(
+            "streamstore_records_throttled", "Records refused for the quota of a shard.", counts.records_throttled
         )
-        seconds = HistogramMetricFamily(
-            "streamstore_request_seconds", "Time from a whole request to its answer.", labels=("action",)
+        yield _counter("streamstore_commit_requests", "Requests that shared the commits.", counts.commit_requests)
+        commits = HistogramMetricFamily(
+            "streamstore_commit_seconds", "Time of a commit, from its first change until it is durable."
         )
-        for action, group in of_actions.items():
-            in_bucket = [sum(numbers) for numbers in zip(*(counted.in_bucket for counted in group), strict=True)]
-            buckets = list(zip(BUCKET_NAMES, accumulate(in_bucket), strict=True))
-            seconds.add_metric((action,), buckets, sum(counted.seconds for counted in group))
-        yield seconds
+        commits.add_metric((), _buckets(counts.commits), counts.commits.seconds)
+        yield commits
+
+
+def _of_requests(counts: Counts) -> Iterator[Metric]:
+    requests = CounterMetricFamily("streamstore_requests", "Requests answered.", labels=("action", "code"))
+    seconds = HistogramMetricFamily(
+        "streamstore_request_seconds", "Time from a whole request to its answer.", labels=("action",)
+    )
+    body_bytes = 0
+    for action, by_code in counts.requests.items():
+        times = Times()
+        for code, counted in by_code.items():
+            requests.add_metric((action, code), counted.times.count)
+            body_bytes += counted.body_bytes
+            times.include(counted.times)
+        seconds.add_metric((action,), _buckets(times), times.seconds)
+    yield requests
+    yield _counter("streamstore_request_bytes", "Bytes of the bodies of requests.", body_bytes)
+    yield seconds
+
+
+def _buckets(times: Times) -> list[tuple[str, float]]:
+    return list(zip(BUCKET_NAMES, accumulate(times.in_bucket), strict=True))
+
+
+def _counter(name: str, what: str, value: float) -> Metric:
+    return CounterMetricFamily(name, what, value=value)
 
 
 class _StoreCollector(Collector):

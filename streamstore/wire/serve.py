@@ -1,7 +1,8 @@
 """Serves a store over HTTP until the process is told to stop: who may come in, where, and how it begins and ends.
 
 SIGTERM and SIGINT end it: what came is finished, the rest is refused with 503, then the store is closed by its opener.
-SIGHUP reads the file of keys and opens the access log anew.
+SIGHUP reads the file of keys and opens the access log anew. Several processes may serve one store, each with its own
+opening of it; one more watches over them.
 """
 
 import asyncio
@@ -11,30 +12,34 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import uvloop
-from prometheus_client import disable_created_metrics
 
 from streamstore import StreamStore
 from streamstore.wire.access_log import AccessLog
 from streamstore.wire.actions import actions_of
 from streamstore.wire.authorization import Gate, system_now
+from streamstore.wire.counts import CountsBoard
 from streamstore.wire.credentials import AccessKey, CredentialsError, load_credentials
 from streamstore.wire.dispatch import Dispatcher
 from streamstore.wire.http import Start
-from streamstore.wire.listener import Listener, Tls, bind
+from streamstore.wire.listener import Listener, Tls, bind, bind_each
 from streamstore.wire.metrics import Metrics
 from streamstore.wire.notify import notify_systemd
 from streamstore.wire.service import Service
+from streamstore.wire.supervisor import supervise, tell_ready
 
-__all__ = ["ServeError", "ServeOptions", "Tls", "serve"]
+__all__ = ["ServeError", "ServeOptions", "Tls", "serve", "serve_in_processes"]
 
 FINISH_SECONDS_MAX: Final = 30.0  # for what is under way at the end; a subscription would take minutes
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+SHOW_COUNTS_S: Final = 1.0
 
 
 class ServeError(Exception):
@@ -64,27 +69,81 @@ def serve(
     Raises ``ServeError``: no keys on an address that others reach, a file that cannot be used, a port that is taken.
     Raises ``InvalidArgumentException`` for ``transition_ms``.
     """
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the number of metrics
-    uvloop.run(_Serving(store, options, on_ready, say).run())
+    with contextlib.ExitStack() as open_sockets:
+        (bound,) = _listen(options, open_sockets, 1)
+        told = _Told(partial(_tell_ready, options, bound, on_ready), _tell_stopping, say)
+        _Serving(store, options, _Post(bound, CountsBoard(1), 0), told).run()
+
+
+def serve_in_processes(
+    open_store: Callable[[], AbstractContextManager[StreamStore]],
+    options: ServeOptions,
+    process_count: int,
+    *,
+    on_ready: Callable[[str], None],
+    say: Callable[[str], None],
+) -> None:
+    """Like ``serve``, with so many processes, which this one forks and watches over: it must have no other thread.
+
+    ``open_store`` is called in each of them, and what it returns is closed at the end. Processes that are killed are
+    followed by others. What a store keeps in memory only (quotas of reading, subscriptions), each has for itself.
+
+    Raises what ``serve`` raises, and ``SystemExit``: in each of the processes at its end, and here if one of them has
+    failed, which has said why.
+    """
+    with contextlib.ExitStack() as open_sockets:
+        everywhere = _listen(options, open_sockets, process_count)
+        board = CountsBoard(process_count)
+
+        def work(place: int, channel: socket.socket) -> None:
+            for bound in everywhere[:place] + everywhere[place + 1 :]:
+                bound.close()
+            # What they say of keys and logs they would all say.
+            told = _Told(partial(tell_ready, channel), lambda: None, say if place == 0 else _say_nothing)
+            with open_store() as store:
+                _Serving(store, options, _Post(everywhere[place], board, place, channel), told).run()
+
+        def stop() -> None:
+            open_sockets.close()  # so that whoever comes when the others have closed theirs does not wait
+            _tell_stopping()
+
+        ready = partial(_tell_ready, options, everywhere[0], on_ready)
+        supervise(work, process_count, on_ready=ready, on_stop=stop, say=say)
+
+
+class _Post(NamedTuple):
+    """Where a process serves, one of as many as the board has places. Once ``watcher`` is closed, it ends."""
+
+    bound: socket.socket
+    board: CountsBoard
+    place: int
+    watcher: socket.socket | None = None
+
+
+class _Told(NamedTuple):
+    """Who is told what becomes of a process."""
+
+    on_ready: Callable[[], None]
+    on_stop: Callable[[], None]
+    say: Callable[[str], None]
 
 
 class _Serving:
-    """One run of the server."""
+    """One run of the server, in one process. Closes the socket that it serves at."""
 
-    def __init__(
-        self, store: StreamStore, options: ServeOptions, on_ready: Callable[[str], None], say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, store: StreamStore, options: ServeOptions, post: _Post, told: _Told) -> None:
         self._store = store
         self._options = options
-        self._on_ready = on_ready
-        self._say = say
+        self._post = post
+        self._told = told
         self._gate = self._open_gate()
         self._access_log = self._open_access_log()
+        self._metrics = Metrics(store, actions_of(store.dialect).keys(), post.board, post.place)
         self._told_to_stop = asyncio.Event()
 
-    async def run(self) -> None:
+    def run(self) -> None:
         try:
-            await self._serve()
+            uvloop.run(self._serve())
         finally:
             gc.unfreeze()
             if self._access_log is not None:
@@ -92,19 +151,23 @@ class _Serving:
 
     async def _serve(self) -> None:
         service = self._service()
-        bound = self._bind()
-        url = self._url(bound)
-        listener = self._listener(service.start, bound)
-        self._handle_signals()
+        listener = self._listener(service.start)
+        self._listen_to_signals()
         serving = asyncio.ensure_future(listener.serve())
         stopping = asyncio.ensure_future(self._told_to_stop.wait())
+        showing = asyncio.ensure_future(self._show_counts())
         gc.freeze()  # what is there by now stays, so that no collection looks at it again
-        self._on_ready(url)
-        notify_systemd("READY=1")
+        self._told.on_ready()
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-        notify_systemd("STOPPING=1")
+        self._told.on_stop()
         await self._finish(service, listener, serving)
         stopping.cancel()
+        showing.cancel()
+
+    async def _show_counts(self) -> None:
+        while True:
+            self._metrics.show()
+            await asyncio.sleep(SHOW_COUNTS_S)
 
     async def _finish(self, service: Service, listener: Listener, serving: "asyncio.Future[None]") -> None:
         """Answer what came, refuse what comes, and end the connections."""
@@ -117,12 +180,7 @@ class _Serving:
 
     def _open_gate(self) -> Gate | None:
         if self._options.credentials is None:
-            if not _is_loopback(self._options.host):
-                raise ServeError(
-                    f"Serving at {self._options.host} needs a file of keys: everybody who reaches it could read and "
-                    "write everything. Give --credentials FILE, or serve at 127.0.0.1."
-                )
-            self._say("No --credentials: everybody on this machine may do everything; nobody else is let in.")
+            self._told.say("No --credentials: everybody on this machine may do everything; nobody else is let in.")
             return None
         return Gate(self._load_keys(self._options.credentials), region=self._store.region, dialect=self._store.dialect)
 
@@ -149,32 +207,31 @@ class _Serving:
         return Service(
             self._store,
             dispatcher.start,
-            Metrics(self._store, actions_of(self._store.dialect).keys()),
+            self._metrics,
             access_log=self._access_log,
             metrics_for_all=self._options.metrics_for_all,
             clock_s=time.perf_counter,
             now=system_now,
         )
 
-    def _bind(self) -> socket.socket:
+    def _listener(self, start: Start) -> Listener:
         try:
-            return bind(self._options.host, self._options.port)
-        except OSError as error:
-            where = f"{self._options.host} port {self._options.port}"
-            raise ServeError(f"Cannot listen at {where}: {error.strerror}.") from error
-
-    def _listener(self, start: Start, bound: socket.socket) -> Listener:
-        try:
-            return Listener(start, bound, tls=self._options.tls, now=system_now)
+            return Listener(start, self._post.bound, tls=self._options.tls, now=system_now)
         except OSError as error:  # also what is wrong with a certificate
-            bound.close()
             raise ServeError(f"Cannot use the certificate and its key: {error}.") from error
 
-    def _handle_signals(self) -> None:
+    def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._told_to_stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        if self._post.watcher is not None:
+            loop.add_reader(self._post.watcher, self._stop_unwatched, self._post.watcher)
+
+    def _stop_unwatched(self, watcher: socket.socket) -> None:
+        """The other end of the watcher is closed: it never says anything."""
+        asyncio.get_running_loop().remove_reader(watcher)
+        self._told_to_stop.set()
 
     def _reload(self) -> None:
         """Read the keys and open the access log anew. What cannot be used is said, and the old goes on."""
@@ -184,16 +241,43 @@ class _Serving:
             if self._access_log is not None:
                 self._access_log.reopen()
         except ServeError as error:
-            self._say(f"{error} The keys of before stay in force.")
+            self._told.say(f"{error} The keys of before stay in force.")
         except OSError as error:
-            self._say(f"Cannot open the access log anew: {error.strerror}. The old one is written on.")
+            self._told.say(f"Cannot open the access log anew: {error.strerror}. The old one is written on.")
         else:
-            self._say("Read the keys and opened the access log anew.")
+            self._told.say("Read the keys and opened the access log anew.")
 
-    def _url(self, bound: socket.socket) -> str:
-        host, port = bound.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        return f"{'http' if self._options.tls is None else 'https'}://{shown}:{port}"
+
+def _listen(options: ServeOptions, open_sockets: contextlib.ExitStack, count: int) -> list[socket.socket]:
+    """Return so many sockets for as many processes. The stack closes them."""
+    if options.credentials is None and not _is_loopback(options.host):
+        raise ServeError(
+            f"Serving at {options.host} needs a file of keys: everybody who reaches it could read and write "
+            "everything. Give --credentials FILE, or serve at 127.0.0.1."
+        )
+    try:
+        everywhere = [bind(options.host, options.port)] if count == 1 else bind_each(options.host, options.port, count)
+    except OSError as error:
+        where = f"{options.host} port {options.port}"
+        raise ServeError(f"Cannot listen at {where}: {error.strerror}.") from error
+    for bound in everywhere:
+        open_sockets.enter_context(bound)
+    return everywhere
+
+
+def _tell_ready(options: ServeOptions, bound: socket.socket, on_ready: Callable[[str], None]) -> None:
+    host, port = bound.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    on_ready(f"{'http' if options.tls is None else 'https'}://{shown}:{port}")
+    notify_systemd("READY=1")
+
+
+def _tell_stopping() -> None:
+    notify_systemd("STOPPING=1")
+
+
+def _say_nothing(_: str) -> None:
+    pass
 
 
 def _is_loopback(host: str) -> bool:
