@@ -213,13 +213,6 @@ def test_they_end_when_who_watches_is_killed(tmp_path: Path) -> None:
         wait_until(lambda: are_gone(processes))
 
 
-def test_who_comes_while_they_stop_is_refused_and_does_not_wait(tmp_path: Path) -> None:
-    with serving(tmp_path / "store", "--processes", PROCESSES) as server:
-        server.end()
-        with pytest.raises(ConnectionRefusedError):
-            server.connect()
-
-
 def test_keys_are_read_anew_by_all(tmp_path: Path) -> None:
     keys = write_keys(tmp_path / "keys.toml", KEYS)
     with serving_in_processes(tmp_path / "store", "--credentials", keys) as server:
