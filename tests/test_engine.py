@@ -24,7 +24,7 @@ from streamstore.folder import FolderLock
 from streamstore.library import translate
 from streamstore.transaction import ReadTransaction, WriteTransaction
 from tests.children import code, command, next_line, run, started, tell
-from tests.commits import WAIT_S, in_thread
+from tests.commits import WAIT_S, environment_of, in_thread
 
 T = TypeVar("T")
 Commit = Callable[["lmdb.Transaction[bytes]"], None]
@@ -429,8 +429,7 @@ def test_a_handle_that_is_there_is_not_opened_again(path: Path) -> None:
     """Where py-lmdb has no memory for the second one, it closes the first too."""
     with StreamStore(path) as store:
         store.list_streams()
-        engine = engine_of(store)
-        open_handle: Callable[[bytes], None] = getattr(engine, "_open_handle")  # noqa: B009
-        handle = engine.handles[b"streams"]
-        open_handle(b"streams")  # as a second reader does that missed it too
-        assert engine.handles[b"streams"] is handle
+        environment = environment_of(store)
+        handle = environment.handles[b"streams"]
+        environment.open_handle(b"streams")  # as a second reader does that missed it too
+        assert environment.handles[b"streams"] is handle

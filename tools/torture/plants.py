@@ -18,6 +18,7 @@ from streamstore.engine import Engine
 from streamstore.errors import StorageError, StoreFullError, StreamStoreError
 from streamstore.folder import FolderLock, StoreFolder
 from streamstore.idempotency import StreamKeys
+from streamstore.memory_map import MemoryMap
 from streamstore.model import EntryLike, PutRecordsResult, Record, ShardCounter, StoredShard, StreamNumber
 from streamstore.process import ReaderGate
 from streamstore.proof import Proof
@@ -97,7 +98,7 @@ def plant(name: str | None) -> None:
         for module in (databases, disk_format):
             mock.patch.object(module, "crc32", return_value=0).start()
     elif name == "no-proof":
-        mock.patch("streamstore.engine.Proof", _prove_nothing).start()
+        mock.patch("streamstore.environment.Proof", _prove_nothing).start()
     elif name == "absence-not-proved":
         mock.patch.object(Proof, "prove_absence").start()
     elif name == "old-lists-believed":
@@ -128,7 +129,7 @@ def plant(name: str | None) -> None:
     elif name == "errors-not-translated":
         mock.patch("streamstore.engine.translated", return_value=contextlib.nullcontext()).start()
     elif name == "walk-on-open":
-        mock.patch("streamstore.engine._bytes_needed", return_value=2**62).start()
+        mock.patch("streamstore.environment._data_bytes", return_value=2**62).start()
     elif name == "any-partition-key":
         mock.patch("streamstore.validate.parse_partition_key", str).start()
     elif name == "swallowed-commit-error":
@@ -282,7 +283,7 @@ def _read_and_let_go_at_its_end(gate: ReaderGate, look: Callable[[], T]) -> T:
 def _write_and_say_full(engine: Engine, apply: Callable[[WriteTransaction], T], *, is_alone: bool = False) -> T:
     """Like ``Engine.write_unrepaired``, but what was stored while the disk is full is told as refused."""
     result = _WRITE(engine, apply, is_alone=is_alone)
-    if vars(engine)["_map_bytes_unlimited"] is not None:
+    if cast(MemoryMap, vars(engine)["_map"]).is_limited():
         raise StoreFullError("planted")
     return result
 
