@@ -99,6 +99,74 @@ class Engine:
                 self._folder.refuse_network_filesystem()
             open_engines.open(self, self._folder, self._environment.open)
 
+    def close(self) -> None:
+        """Close the environment. In sync modes below "full", what was committed is synced first.
+
+        Further calls do nothing, nor does one in front of the opening or in a forked child. A read of the same thread,
+        which a signal handler closes the store under, ends in ``StoreClosedError``.
+        """
+        if not self._environment.is_open():
+            return
+        try:
+            for _ in self._write_mutex.taking:
+                try:
+                    self._environment.close()
+                finally:
+                    self._write_mutex.release()
+                break
+        finally:
+            open_engines.forget(self)
+
+    def refuse_unusable(self, *, even_if_failed: bool = False) -> None:
+        self._environment.refuse_unusable(even_if_failed=even_if_failed)
+
+    def is_at_work_here(self) -> bool:
+        """Tell whether this thread is inside a call: then a signal handler asks, and must wait for no other."""
+        return self._environment.readers.is_reading_here() or self._writing_ident == threading.get_ident()
+
+    def quiesce(self) -> None:
+        """Hold off every transaction of this process until ``go_on``, as a fork needs."""
+        for _ in self._write_mutex.taking:
+            break
+        self._environment.readers.shut()
+
+    def go_on(self) -> None:
+        self._environment.readers.open()
+        self._write_mutex.release()
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's environment, so that the child may open its own.
+
+        Closes descriptors and the map of this process only; the parent's locks are not the child's to drop.
+        """
+        self._environment.abandon()
+
+    def info(self) -> dict[str, int]:
+        """Return LMDB's figures: map_size, last_pgno, last_txnid, max_readers, num_readers."""
+        self.refuse_unusable()
+        figures = self._environment.readers.read(self._environment.env.info)
+        return {name: value for name, value in figures.items() if isinstance(value, int)}
+
+    def storage_info(self) -> StorageInfo:
+        """Return how large the file is, the map that it may grow into, and how many slots of readers are used."""
+        figures = self.info()
+        with translated("look at the file"):
+            file_bytes = os.stat(self.watchable_path()).st_size
+        return StorageInfo(
+            file_bytes=file_bytes, map_bytes=figures["map_size"], reader_slots_used=figures["num_readers"]
+        )
+
+    def watchable_path(self) -> str:
+        """Return a path by which inotify can watch the data file, wherever the folder is moved to meanwhile."""
+        return self._environment.lock.watchable_path()
+
+    def refuse_moved(self) -> None:
+        """Refuse to go on by the path of the folder if that is not there any more."""
+        self.refuse_unusable()
+        with translated(f"find {self._folder.path}"):
+            if self._folder.identity() != self.identity:
+                raise StorageError(f"Another store lies at {self._folder.path} now: this one was moved.")
+
     def read(self, look: Callable[[ReadTransaction], T]) -> T:
         """Return what ``look`` finds in the newest durable snapshot. Keep it short: pages it sees cannot be reused."""
 
@@ -135,6 +203,58 @@ class Engine:
         """Like ``read``, of a file that may be damaged."""
         self._open_handles(on_step)
         return self.read(lambda seen: look(ObservedTransaction(seen, self._environment.env.begin, on_step)))
+
+    def _open_handles(self, on_step: Callable[[], None]) -> None:
+        """Open a handle of each database: a read that finds one missing starts again from the beginning."""
+        for database in self.read(ReadTransaction.databases):
+            with contextlib.suppress(StorageError):  # whoever reads it will be told
+                self.read(partial(ReadTransaction.last_key, database=database))
+            on_step()
+
+    def copy_to(self, data_path: Path, *, compact: bool) -> None:
+        """Write one snapshot into a new file, and sync that. ``compact`` leaves out the pages that nothing uses.
+
+        No other thread may need the environment meanwhile: it can neither be closed nor grow.
+        """
+        with translated(f"copy to {data_path}"):
+            if compact:
+                self.prove(self.read(ReadTransaction.databases))  # each page that is in use is touched
+            self.read(ReadTransaction.commit_number)  # which takes over a map that has grown
+            for descriptor in taking(os.open, data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666):
+                try:
+                    self._environment.readers.read(partial(self._environment.env.copyfd, descriptor, compact))
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                break
+
+    def _prepare_to_read_again(self, error: lmdb.Error) -> None:
+        """Mend what keeps a read transaction from starting, or raise the error translated."""
+        self.refuse_unusable(even_if_failed=True)
+        if isinstance(error, lmdb.MapResizedError):
+            self._mend_for_reader(self._map.adopt)
+        elif isinstance(error, lmdb.ReadersFullError) and self._environment.env.reader_check() > 0:
+            pass  # slots of killed processes
+        elif isinstance(error, lmdb.PanicError) and self._environment.failure is None:
+            self._mend_for_reader(lambda: None)  # the writer is recovering
+        else:
+            raise translate(error, "read") from error
+
+    def _mend_for_reader(self, mend: Callable[[], None]) -> None:
+        """Hold off the writer. A signal handler may close the store meanwhile."""
+        ident = threading.get_ident()
+        self._refuse_nested_write(ident)
+        for _ in self._write_mutex.taking:
+            self._writing_ident = ident
+            try:
+                mend()
+            except MACHINE_ERRORS as error:
+                self.refuse_unusable()
+                raise translate(error, "read") from error
+            finally:
+                self._writing_ident = None
+                self._write_mutex.release()
+            break
 
     def write(self, apply: Callable[[WriteTransaction], T]) -> T:
         """Return the result of ``apply`` once its changes are durable (in the sense of ``sync``).
@@ -211,94 +331,9 @@ class Engine:
                 self._write_mutex.release()
         raise AssertionError
 
-    def close(self) -> None:
-        """Close the environment. In sync modes below "full", what was committed is synced first.
-
-        Further calls do nothing, nor does one in front of the opening or in a forked child. A read of the same thread,
-        which a signal handler closes the store under, ends in ``StoreClosedError``.
-        """
-        if not self._environment.is_open():
-            return
-        try:
-            for _ in self._write_mutex.taking:
-                try:
-                    self._environment.close()
-                finally:
-                    self._write_mutex.release()
-                break
-        finally:
-            open_engines.forget(self)
-
-    def is_at_work_here(self) -> bool:
-        """Tell whether this thread is inside a call: then a signal handler asks, and must wait for no other."""
-        return self._environment.readers.is_reading_here() or self._writing_ident == threading.get_ident()
-
-    def watchable_path(self) -> str:
-        """Return a path by which inotify can watch the data file, wherever the folder is moved to meanwhile."""
-        return self._environment.lock.watchable_path()
-
-    def refuse_moved(self) -> None:
-        """Refuse to go on by the path of the folder if that is not there any more."""
-        self.refuse_unusable()
-        with translated(f"find {self._folder.path}"):
-            if self._folder.identity() != self.identity:
-                raise StorageError(f"Another store lies at {self._folder.path} now: this one was moved.")
-
-    def copy_to(self, data_path: Path, *, compact: bool) -> None:
-        """Write one snapshot into a new file, and sync that. ``compact`` leaves out the pages that nothing uses.
-
-        No other thread may need the environment meanwhile: it can neither be closed nor grow.
-        """
-        with translated(f"copy to {data_path}"):
-            if compact:
-                self.prove(self.read(ReadTransaction.databases))  # each page that is in use is touched
-            self.read(ReadTransaction.commit_number)  # which takes over a map that has grown
-            for descriptor in taking(os.open, data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666):
-                try:
-                    self._environment.readers.read(partial(self._environment.env.copyfd, descriptor, compact))
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-                break
-
-    def _open_handles(self, on_step: Callable[[], None]) -> None:
-        """Open a handle of each database: a read that finds one missing starts again from the beginning."""
-        for database in self.read(ReadTransaction.databases):
-            with contextlib.suppress(StorageError):  # whoever reads it will be told
-                self.read(partial(ReadTransaction.last_key, database=database))
-            on_step()
-
-    def info(self) -> dict[str, int]:
-        """Return LMDB's figures: map_size, last_pgno, last_txnid, max_readers, num_readers."""
-        self.refuse_unusable()
-        figures = self._environment.readers.read(self._environment.env.info)
-        return {name: value for name, value in figures.items() if isinstance(value, int)}
-
-    def storage_info(self) -> StorageInfo:
-        """Return how large the file is, the map that it may grow into, and how many slots of readers are used."""
-        figures = self.info()
-        with translated("look at the file"):
-            file_bytes = os.stat(self.watchable_path()).st_size
-        return StorageInfo(
-            file_bytes=file_bytes, map_bytes=figures["map_size"], reader_slots_used=figures["num_readers"]
-        )
-
-    def quiesce(self) -> None:
-        """Hold off every transaction of this process until ``go_on``, as a fork needs."""
-        for _ in self._write_mutex.taking:
-            break
-        self._environment.readers.shut()
-
-    def go_on(self) -> None:
-        self._environment.readers.open()
-        self._write_mutex.release()
-
-    def abandon(self) -> None:
-        """In a forked child: let go of the parent's environment, so that the child may open its own.
-
-        Closes descriptors and the map of this process only; the parent's locks are not the child's to drop.
-        """
-        self._environment.abandon()
+    def _refuse_nested_write(self, ident: int) -> None:
+        if self._writing_ident == ident:
+            raise StorageError(NESTED_CALL)
 
     def _transact(self, apply: Callable[[WriteTransaction], T], *, is_alone: bool) -> T:
         proven_commit = -1
@@ -328,15 +363,18 @@ class Engine:
                     self._abort(lmdb_transaction)
             return result
 
-    def _abort(self, lmdb_transaction: "lmdb.Transaction[bytes]") -> None:
-        """End a transaction that may have changed something; behind a commit this does nothing.
-
-        The binding waits here until no thread is inside LMDB, which with two that read may never be. So nobody reads.
-        """
+    def _may_have_been_so(self, evidence: Evidence) -> bool:
+        """Tell whether the file may hold the evidence without the transaction: changes can undo each other."""
+        if evidence.is_new_key:
+            return False
+        handle = self._environment.handles.get(evidence.database)
+        if handle is None:
+            return True  # only the transaction itself has it open
+        before = self._environment.env.begin()
         try:
-            self._environment.readers.alone(lmdb_transaction.abort)
+            return before.get(evidence.key, db=handle) == evidence.value
         finally:
-            lmdb_transaction.abort()  # where there was no memory for the gate: this needs none
+            before.abort()
 
     def _keep_reserve(
         self, transaction: WriteTransaction, lmdb_transaction: "lmdb.Transaction[bytes]", proven_commit: int
@@ -358,6 +396,16 @@ class Engine:
         transaction.take_pages(reserve_pages)
         return True
 
+    def _abort(self, lmdb_transaction: "lmdb.Transaction[bytes]") -> None:
+        """End a transaction that may have changed something; behind a commit this does nothing.
+
+        The binding waits here until no thread is inside LMDB, which with two that read may never be. So nobody reads.
+        """
+        try:
+            self._environment.readers.alone(lmdb_transaction.abort)
+        finally:
+            lmdb_transaction.abort()  # where there was no memory for the gate: this needs none
+
     def _tidy_up(self, transaction: WriteTransaction, env: lmdb.Environment) -> None:
         """Behind a commit, where nothing may fail any more: without memory, what is only good to have is left out."""
         try:
@@ -368,19 +416,6 @@ class Engine:
                 self._environment.keep_file_whole()
         except NO_MEMORY:
             pass
-
-    def _may_have_been_so(self, evidence: Evidence) -> bool:
-        """Tell whether the file may hold the evidence without the transaction: changes can undo each other."""
-        if evidence.is_new_key:
-            return False
-        handle = self._environment.handles.get(evidence.database)
-        if handle is None:
-            return True  # only the transaction itself has it open
-        before = self._environment.env.begin()
-        try:
-            return before.get(evidence.key, db=handle) == evidence.value
-        finally:
-            before.abort()
 
     def _commit(self, lmdb_transaction: "lmdb.Transaction[bytes]", evidence: Evidence) -> None:
         """Return if the transaction is durable: this is the line of the whole program after which it is."""
@@ -447,38 +482,3 @@ class Engine:
         self._environment.reopen()
         self._environment.commit_mark()
         self._environment.failure = None
-
-    def _prepare_to_read_again(self, error: lmdb.Error) -> None:
-        """Mend what keeps a read transaction from starting, or raise the error translated."""
-        self.refuse_unusable(even_if_failed=True)
-        if isinstance(error, lmdb.MapResizedError):
-            self._mend_for_reader(self._map.adopt)
-        elif isinstance(error, lmdb.ReadersFullError) and self._environment.env.reader_check() > 0:
-            pass  # slots of killed processes
-        elif isinstance(error, lmdb.PanicError) and self._environment.failure is None:
-            self._mend_for_reader(lambda: None)  # the writer is recovering
-        else:
-            raise translate(error, "read") from error
-
-    def _mend_for_reader(self, mend: Callable[[], None]) -> None:
-        """Hold off the writer. A signal handler may close the store meanwhile."""
-        ident = threading.get_ident()
-        self._refuse_nested_write(ident)
-        for _ in self._write_mutex.taking:
-            self._writing_ident = ident
-            try:
-                mend()
-            except MACHINE_ERRORS as error:
-                self.refuse_unusable()
-                raise translate(error, "read") from error
-            finally:
-                self._writing_ident = None
-                self._write_mutex.release()
-            break
-
-    def _refuse_nested_write(self, ident: int) -> None:
-        if self._writing_ident == ident:
-            raise StorageError(NESTED_CALL)
-
-    def refuse_unusable(self, *, even_if_failed: bool = False) -> None:
-        self._environment.refuse_unusable(even_if_failed=even_if_failed)

@@ -105,6 +105,13 @@ class Environment:
         if self.lock.data_file_bytes() == 0:
             raise StoreFormatError(f"{self._folder.data_path} is empty: it was truncated; restore it from a copy.")
 
+    def _read_file(self, start: int, count_bytes: int) -> bytes:
+        """Read a part of the data file, unless a signal handler has closed it: its descriptor may be another's then."""
+        try:
+            return self.lock.read(start, count_bytes)
+        finally:
+            self.refuse_unusable(even_if_failed=True)
+
     def _map_file(self) -> lmdb.Environment:
         """Open with the largest map that the process may have, down from the one asked for."""
         map_bytes = self._map_bytes
@@ -143,13 +150,6 @@ class Environment:
                 raise StoreFormatError(
                     f"{self._folder.data_path} is damaged or truncated ({problems[0]}); restore it from a copy."
                 )
-
-    def keep_file_whole(self) -> None:
-        """Give the file its last page if the commit left it short, so that the next opening need not walk it."""
-        with contextlib.suppress(*MACHINE_ERRORS):  # only a convenience: a short file opens too
-            data_bytes = self.data_bytes()
-            if self.lock.data_file_bytes() < data_bytes:
-                self.lock.extend_data_file(data_bytes)
 
     def _prove_lists(self, env: lmdb.Environment) -> None:
         """Prove what every transaction touches, and that LMDB has taken the newer one of the meta pages."""
@@ -280,16 +280,16 @@ class Environment:
         finally:
             transaction.abort()
 
+    def keep_file_whole(self) -> None:
+        """Give the file its last page if the commit left it short, so that the next opening need not walk it."""
+        with contextlib.suppress(*MACHINE_ERRORS):  # only a convenience: a short file opens too
+            data_bytes = self.data_bytes()
+            if self.lock.data_file_bytes() < data_bytes:
+                self.lock.extend_data_file(data_bytes)
+
     def data_bytes(self) -> int:
         """Return how long the file must be to have all pages that are in use."""
         return _data_bytes(self.env)
-
-    def _read_file(self, start: int, count_bytes: int) -> bytes:
-        """Read a part of the data file, unless a signal handler has closed it: its descriptor may be another's then."""
-        try:
-            return self.lock.read(start, count_bytes)
-        finally:
-            self.refuse_unusable(even_if_failed=True)
 
 
 def create_environment(folder: Path, initial: Databases) -> None:
