@@ -85,7 +85,8 @@ MAY_IMPORT = {
     "reshard": FOUNDATIONS | {"routing", "transaction", "streams"},
     "settings": FOUNDATIONS | {"transaction", "streams", "reshard"},
     "receipt": {"sections"},
-    "writer": FOUNDATIONS | ENGINE_ROOMS | {"receipt", "shards"},
+    "request": {"errors", "limits", "receipt", "sections", "shards"},
+    "writer": FOUNDATIONS | {"engine", "library", "process", "request", "sections", "shards", "transaction"},
     "apart": {"errors"},
     "pages": set[str](),
     "remains": FORMAT | {"model"},
@@ -95,24 +96,24 @@ MAY_IMPORT = {
     | {"check", *FORMAT, "pages", "remains", "routing", "validate"},
     "check": FOUNDATIONS | IN_A_TRANSACTION | {"apart", *FORMAT, "engine", "transaction"},
     "backup": FOUNDATIONS | ENGINE_ROOMS | {"apart", "check"},
-    "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
-    "watch": FOUNDATIONS | {"engine", "library", "sections", "writer"},
-    "feed": {"watch", "writer"},
+    "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"request", "validate", "writer"},
+    "watch": FOUNDATIONS | {"engine", "library", "request", "sections"},
+    "feed": {"request", "watch"},
     "following": FOUNDATIONS | {"transaction", "streams", "reading"},
     "tail": FOUNDATIONS | WAITING,
     "consumer": FOUNDATIONS | WAITING | {"checkpoints", "shards", "tail"},
     "subscribe": FOUNDATIONS | WAITING | {"iterator", "reading", "sections"},
     "opened": FOUNDATIONS
     | ENGINE_ROOMS
-    | {"backup", "subscribe", "validate", "read_quota", "streams", "shards", "writer", "watch"},
+    | {"backup", "request", "subscribe", "validate", "read_quota", "streams", "shards", "writer", "watch"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"transaction", "opened"},
     "consumer_control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"transaction", "control"},
     "store": FOUNDATIONS
     | PURE_RULES
     | IN_A_TRANSACTION
     | WAITING
-    | {"transaction", "ingest", "consumer", "tail", "subscribe", "writer", "consumer_control"},
-    "aio": FOUNDATIONS | {"opened", "consumer", "feed", "shards", "store", "tail", "writer"},
+    | {"transaction", "ingest", "consumer", "tail", "subscribe", "request", "consumer_control"},
+    "aio": FOUNDATIONS | {"opened", "consumer", "feed", "request", "shards", "store", "tail"},
     "__init__": {"errors", "model", "check", "salvage", "consumer", "feed", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {

@@ -30,8 +30,8 @@ from streamstore.idempotency import FORGET_KEYS_MIN, FORGET_KEYS_PER_KEY
 from streamstore.library import LMDB_LIB_VERSION
 from streamstore.limits import SHARDS_PER_STORE_MAX
 from streamstore.model import EntryLike, StreamNumber, TrimResult
+from streamstore.request import WaitingRequest
 from streamstore.transaction import ReadTransaction
-from streamstore.writer import WaitingRequest
 from tests.children import code, run
 from tests.commits import WAIT_S, Moment, failing_commit, held_commits, in_thread, last_commit
 from tests.conftest import Clock, open_store

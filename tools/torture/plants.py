@@ -22,12 +22,13 @@ from streamstore.memory_map import MemoryMap
 from streamstore.model import EntryLike, PutRecordsResult, Record, ShardCounter, StoredShard, StreamNumber
 from streamstore.process import ReaderGate
 from streamstore.proof import Proof
+from streamstore.request import WaitingRequest
 from streamstore.retention import trim_shard
 from streamstore.room import Need
 from streamstore.shards import PutOutcome, ShardAppender, result_of_put_records
 from streamstore.streams import KnownShard, load_counter
 from streamstore.transaction import ReadTransaction, WriteTransaction
-from streamstore.writer import WaitingRequest, Writer
+from streamstore.writer import Writer
 
 T = TypeVar("T")
 Commit = Callable[[Engine, object, object], None]
