@@ -170,21 +170,22 @@ class Engine:
     def read(self, look: Callable[[ReadTransaction], T]) -> T:
         """Return what ``look`` finds in the newest durable snapshot. Keep it short: pages it sees cannot be reused."""
 
+        environment = self._environment
+
         def look_once() -> T:
-            self.refuse_unusable()
-            # The handles in front of the snapshot, which cannot use one that is younger than itself.
-            handles = self._environment.handles
-            transaction = self._environment.env.begin()
+            environment.refuse_unusable()
+            handles = environment.handles  # in front of the snapshot, which cannot use one that is younger than itself
+            transaction = environment.env.begin()
             try:
-                return look(ReadTransaction(transaction, handles, self._environment.proof))
+                return look(ReadTransaction(transaction, handles, environment.proof))
             finally:
                 transaction.abort()
 
         while True:
             try:
-                return self._environment.readers.read(look_once)
+                return environment.readers.read(look_once)
             except HandleMissingError as missing:
-                self._mend_for_reader(partial(self._environment.open_handle, missing.database))
+                self._mend_for_reader(partial(environment.open_handle, missing.database))
             except lmdb.Error as error:
                 self._prepare_to_read_again(error)
             except OSError as error:
@@ -303,7 +304,7 @@ class Engine:
             self._writing_ident = ident
             self.is_outcome_open = False
             try:
-                self.refuse_unusable(even_if_failed=True)
+                self._environment.refuse_unusable(even_if_failed=True)
                 if self._environment.failure is not None:
                     raise RepairNeededError(self._recover)
                 return self._transact(apply, is_alone=is_alone)

@@ -205,20 +205,16 @@ class Environment:
 
         Closes descriptors and the map of this process only; the parent's locks are not the child's to drop.
         """
-        if not self._closed and self.is_forked():
+        if not self._closed and self._pid != os.getpid():
             self._closed = True
             self._let_go()
 
-    def is_forked(self) -> bool:
-        """Tell whether this is a child of the process that opened it."""
-        return self._pid != os.getpid()
-
     def is_open(self) -> bool:
         """Tell whether it was opened, here and not in a parent of this process; closed it may be meanwhile."""
-        return self._is_open and not self.is_forked()
+        return self._is_open and self._pid == os.getpid()
 
     def refuse_unusable(self, *, even_if_failed: bool = False) -> None:
-        if self.is_forked():
+        if self._pid != os.getpid():
             raise StoreForkedError(
                 "The store was opened before this process was forked off; nothing was done. Open it in this process."
             )
