@@ -30,10 +30,10 @@ from streamstore.model import (
     TailStart,
 )
 from streamstore.opened import system_clock_ms
+from streamstore.request import Change, Request, WakeUps
 from streamstore.shards import PutOutcome, result_of_put_records
 from streamstore.store import StreamStore
 from streamstore.tail import TailSource
-from streamstore.writer import Change, Request, WakeUps
 
 __all__ = ["AsyncFeed", "AsyncStreamStore"]
 

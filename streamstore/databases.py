@@ -8,6 +8,7 @@ has one of its own, which ``disk_format.py`` tells.
 
 import re
 import struct
+from collections.abc import Mapping
 from typing import Final
 
 from streamstore.model import StreamNumber
@@ -32,6 +33,7 @@ __all__ = [
     "SEALED_DATABASES",
     "STREAMS_DATABASE",
     "DamagedValueError",
+    "Databases",
     "crc32",
     "is_database_of_a_store",
     "is_sealed",
@@ -51,6 +53,9 @@ IDEMPOTENCY_TIMES_DATABASE: Final = b"idempotency_times"
 LOSSES_DATABASE: Final = b"losses"
 RECOVERY_DATABASE: Final = b"recoveries"
 RECORDS_DATABASE_PREFIX: Final = b"records/"
+
+Databases = Mapping[bytes, Mapping[bytes, bytes]]
+"""What a new store contains: the keys and values of each named database."""
 
 SEALED_DATABASES: Final = frozenset(
     {

@@ -8,8 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, Generic, Self, TypeVar
 
+from streamstore.request import WakeUps
 from streamstore.watch import CommitBell, CommitWaiter, CommitWatch
-from streamstore.writer import WakeUps
 
 __all__ = ["Feed", "FeedSource", "Patience", "Step"]
 

@@ -44,7 +44,7 @@ class StreamKeys:
         self._added: dict[str, FirstPut] = {}
         self._outdated: list[bytes] = []
         self._repeated = False
-        self._last_sent_ms: int | None = None
+        self._last_sent_ms: int  # whoever makes this asks for a key at once
 
     def load(self, key: str, *, now_ms: int) -> FirstPut | None:
         """Return the newest put that was stored with the key, forgotten or not.
@@ -75,8 +75,6 @@ class StreamKeys:
 
     def save(self) -> None:
         """Write what was added, and forget some of what has expired."""
-        if self._last_sent_ms is None:
-            return  # nothing was asked
         keys_max = FORGET_KEYS_MIN + FORGET_KEYS_PER_KEY * len(self._added)
         forget_expired_keys(self._transaction, self._stream, now_ms=self._last_sent_ms, keys_max=keys_max)
         for time_key in self._outdated:

@@ -14,9 +14,10 @@ from typing import Final
 
 from streamstore.errors import ProvisionedThroughputExceededException, StreamStoreError
 from streamstore.model import IngestResult, NewRecord
+from streamstore.request import WaitingRequest
 from streamstore.shards import PutOutcome, ShardAppender
 from streamstore.validate import parse_entry, parse_iterable
-from streamstore.writer import WaitingRequest, Writer
+from streamstore.writer import Writer
 
 __all__ = ["Ingestion"]
 

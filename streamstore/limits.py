@@ -88,7 +88,7 @@ IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 128
 TRIM_IDEMPOTENCY_KEYS_MAX: Final = 1_000  # how many expired keys one transaction of ``trim`` deletes
 
 # How much one store holds: ours. A shard is one named LMDB database, and a process keeps a handle for each
-# it touched; LMDB reserves memory for as many as it may open (engine.py) in every transaction.
+# it touched; LMDB reserves memory for as many as it may open (environment.py) in every transaction.
 SHARDS_PER_STORE_MAX: Final = 4_000
 ON_DEMAND_STREAMS_PER_STORE_MAX: Final = 50  # AWS: per account
 SEQUENCE_NUMBER_MAX: Final = 2**64 - 1  # eight bytes on disk

@@ -23,6 +23,7 @@ from streamstore.limits import (
 )
 from streamstore.model import CommitReport, DialectName, StorageInfo, StoredStream, SyncMode
 from streamstore.read_quota import ReadQuotas
+from streamstore.request import Change, Request
 from streamstore.sections import surely
 from streamstore.shards import ShardAppender
 from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
@@ -38,7 +39,7 @@ from streamstore.validate import (
     parse_whole_number,
 )
 from streamstore.watch import CommitWatch
-from streamstore.writer import Change, CommitObserver, Request, Writer
+from streamstore.writer import CommitObserver, Writer
 
 __all__ = ["OpenStore", "system_clock_ms"]
 

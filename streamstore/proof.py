@@ -32,7 +32,6 @@ from streamstore.pages import (
     Meta,
     Page,
     Tree,
-    parse_page,
     parse_tree,
 )
 from streamstore.ranges import LEAVES_AHEAD_MIN, Proved
@@ -98,24 +97,21 @@ class Proof:
 
     def prove_databases(self, older: Meta, newer: Meta, meta: Meta) -> None:
         """Prove the list of databases, as it was when ``meta`` was written, one of the two, and not before."""
-        names: list[bytes] = []
-        for leaf in self._leaves(LIST_OF_DATABASES, meta.main, b""):
-            if leaf.problem is not None:
-                raise damaged(MAIN, leaf.problem)
-            names += leaf.keys
-        if len(names) != meta.main.entries:
-            raise damaged(MAIN, f"it has {len(names)} names, and should have {meta.main.entries}")
+        try:
+            entries, pages = self._list_of_databases(meta.main)
+        except DamagedPageError as error:
+            raise damaged(MAIN, str(error)) from error
+        if len(entries) != meta.main.entries:
+            raise damaged(MAIN, f"it has {len(entries)} names, and should have {meta.main.entries}")
         if meta == newer:
-            self._refuse_stale(older, newer)
-        self._foreign_name = next((name for name in names if not is_database_of_a_store(name)), None)
+            self._refuse_stale(older, newer, entries, pages)
+        self._foreign_name = next((name for name in entries if not is_database_of_a_store(name)), None)
         if self._foreign_name is None:
             self.sound.add(LIST_OF_DATABASES)
 
-    def _refuse_stale(self, older: Meta, newer: Meta) -> None:
+    def _refuse_stale(self, older: Meta, newer: Meta, entries: dict[bytes, bytes], pages: set[int]) -> None:
         try:
-            problem = staleness(self.reader, older, newer, self._pages_of_lists(newer))
-        except DamagedPageError as error:
-            raise damaged(MAIN, str(error)) from error
+            problem = staleness(self.reader, newer, pages | _roots(entries), is_first=older.main.root is None)
         except ValueError:
             return  # whoever uses the database whose entry is damaged will be told
         if problem is not None:
@@ -127,7 +123,8 @@ class Proof:
             return
         older, newer = self.reader.metas(alone=True)
         try:
-            prove_free_pages(self.reader, older, newer, self._pages_of_lists(newer))
+            entries, pages = self._list_of_databases(newer.main)
+            prove_free_pages(self.reader, newer, pages | _roots(entries), is_first=older.main.root is None)
         except (DamagedPageError, ValueError) as error:
             raise damaged(FREE_LIST, str(error)) from error
         self._is_free_list_proved = True
@@ -343,7 +340,7 @@ class Proof:
             self._prove_lowest(page.children[0], depth - 1, low, page.keys[1])
 
     def _leaves(self, database: bytes, tree: Tree, key: bytes) -> Iterator[_Leaf]:
-        """Yield the leaves of a tree, from that of ``key`` on. The list of databases has an empty name."""
+        """Yield the leaves of a tree, from that of ``key`` on."""
         if tree.root is not None:
             yield from self._below(database, tree.root, tree.depth, key, b"", None)
 
@@ -380,8 +377,6 @@ class Proof:
         """Return the places of the keys whose large values are not where the page says, and what is wrong with one."""
         bad: list[int] = []
         problem = None
-        if database == LIST_OF_DATABASES and len(page.values) != len(page.keys):
-            return [], "a name there is none of a database"
         for place, number, value_bytes in page.far_values:
             try:
                 self.reader.prove_far_value(number, value_bytes, is_exact=database.startswith(RECORDS_DATABASE_PREFIX))
@@ -399,17 +394,24 @@ class Proof:
                 values[place] = self.reader.far_value(number, value_bytes)
         return [place for place, value in values.items() if not is_sealed(database, page.keys[place], value)]
 
-    def _pages_of_lists(self, meta: Meta) -> set[int]:
-        """Return the pages of the list of databases, and the root of each of these."""
-        seen: set[int] = set()
-        waiting = [] if meta.main.root is None else [meta.main.root]
+    def _list_of_databases(self, main: Tree) -> tuple[dict[bytes, bytes], set[int]]:
+        """Prove and return what the list has of each database, by its name, and the pages that the list is on."""
+        entries: dict[bytes, bytes] = {}
+        pages: set[int] = set()
+        waiting: list[tuple[int, int, bytes, bytes | None, bytes]] = []
+        if main.root is not None:
+            waiting.append((main.root, main.depth, b"", None, b""))
         while waiting:
-            number = waiting.pop()
-            seen.add(number)
-            page = parse_page(self.reader.page_at(number), number)
-            waiting += page.children
-            seen.update(tree.root for tree in map(parse_tree, page.values.values()) if tree.root is not None)
-        return seen
+            number, depth, low, high, content = waiting.pop()
+            pages.add(number)
+            page = self.reader.page(number, low, high, is_leaf=depth == 1, content=content)
+            if depth == 1 and len(page.values) != len(page.keys):
+                raise damaged(MAIN, "a name there is none of a database")
+            entries.update((page.keys[place], entry) for place, entry in page.values.items())
+            lows, highs = [low, *page.keys[1:]], [*page.keys[1:], high]
+            contents = self.reader.pages(page.children) if depth == 2 else repeat(b"")
+            waiting += reversed([*zip(page.children, repeat(depth - 1), lows, highs, contents, strict=False)])
+        return entries, pages
 
 
 class _Everything(set[bytes]):
@@ -442,6 +444,11 @@ def _add(proved: Proved, leaf: _Leaf) -> None:
     proved.reachable.add(leaf.low, leaf.high)
     if not leaf.unsealed_places:
         proved.sound.add(leaf.low, leaf.high)
+
+
+def _roots(entries: dict[bytes, bytes]) -> set[int]:
+    """Return the root of each database. ``ValueError``: an entry is damaged."""
+    return {tree.root for tree in map(parse_tree, entries.values()) if tree.root is not None}
 
 
 def _name(database: bytes) -> str:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Final
 
 from streamstore.folder import FolderLock
-from streamstore.library import OUT_OF_SPACE
+from streamstore.library import OUT_OF_SPACE, translate
 
-__all__ = ["GROWTH_AHEAD_BYTES", "FileRoom", "Need"]
+__all__ = ["FileRoom", "Need"]
 
 PAGE_BYTES: Final = mmap.PAGESIZE
 GROWTH_AHEAD_BYTES: Final = 512 * 1024
@@ -116,6 +116,14 @@ class FileRoom:
         with contextlib.suppress(OSError):
             self._lengthen(data_bytes + GROWTH_AHEAD_BYTES)
         return self._lock.data_file_bytes() > size_bytes
+
+    def refuse_full(self, error: BaseException, need: Need, data_bytes: int) -> None:
+        """Tell a full disk from a broken one: LMDB calls a write that was cut short an input/output error."""
+        try:
+            self._lock.extend_data_file(data_bytes + max(need.bytes(), GROWTH_AHEAD_BYTES))
+        except OSError as full:
+            if full.errno in OUT_OF_SPACE:
+                raise translate(full, "write") from error
 
     def _lengthen(self, size_bytes: int) -> None:
         missing_bytes = size_bytes - self._lock.data_file_bytes()

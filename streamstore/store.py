@@ -37,6 +37,7 @@ from streamstore.model import (
     bytes_of_record,
 )
 from streamstore.reading import Page, ShardReader
+from streamstore.request import Change
 from streamstore.shards import PutOne, PutOutcome, result_of_put_records
 from streamstore.streams import shard_index_of
 from streamstore.subscribe import ShardLook, SubscriptionSource
@@ -56,7 +57,6 @@ from streamstore.validate import (
     parse_tail_start,
     parse_whole_number,
 )
-from streamstore.writer import Change
 
 __all__ = ["StreamStore"]
 

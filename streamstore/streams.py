@@ -14,6 +14,7 @@ from streamstore.databases import (
     FORMAT_DATABASE,
     STREAMS_DATABASE,
     DamagedValueError,
+    Databases,
     records_database,
 )
 from streamstore.dialect import DIALECTS, Dialect
@@ -37,7 +38,6 @@ from streamstore.disk_format import (
     encode_stream,
     stream_key,
 )
-from streamstore.engine import Databases
 from streamstore.errors import (
     LimitExceededException,
     ResourceInUseException,

@@ -7,18 +7,16 @@ import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import lmdb
 
 from streamstore.databases import RECOVERY_DATABASE
+from streamstore.environment import Environment
 from streamstore.errors import StorageError, StoreFormatError
 from streamstore.library import MACHINE_ERRORS, name_end, translate
 from streamstore.proof import LIST_OF_DATABASES, Proof, behind_all_that_begin_with
 from streamstore.room import Need
-
-if TYPE_CHECKING:
-    from streamstore.engine import Engine
 
 __all__ = [
     "Evidence",
@@ -227,13 +225,18 @@ class ObservedTransaction(ReadTransaction):
 class WriteTransaction(ReadTransaction):
     """The one write transaction. Nothing of it is in the file until ``Engine.write`` returns."""
 
-    __slots__ = ("_engine", "_env", "_is_alone", "_opened", "evidence", "need")
+    __slots__ = ("_env", "_environment", "_is_alone", "_opened", "evidence", "need")
 
     def __init__(
-        self, engine: "Engine", env: lmdb.Environment, transaction: "lmdb.Transaction[bytes]", *, is_alone: bool
+        self,
+        environment: Environment,
+        env: lmdb.Environment,
+        transaction: "lmdb.Transaction[bytes]",
+        *,
+        is_alone: bool,
     ) -> None:
-        super().__init__(transaction, engine.handles, engine.proof)
-        self._engine = engine
+        super().__init__(transaction, environment.handles, environment.proof)
+        self._environment = environment
         self._env = env
         self._opened: dict[bytes, lmdb._Database] = {}
         self._is_alone = is_alone
@@ -323,7 +326,7 @@ class WriteTransaction(ReadTransaction):
                 self._proof.prove_whole(database, self._stored_tree)
             if not self._is_alone:
                 raise ReadersInTheWayError
-            self._engine.handles.pop(database, None)
+            self._environment.handles.pop(database, None)
             self._opened.pop(database, None)
             self._transaction.drop(handle)
             self.need.delete()
@@ -335,7 +338,7 @@ class WriteTransaction(ReadTransaction):
     def keep_handles(self) -> None:
         """After the commit: the handles that this transaction opened are good for the others."""
         if self._opened:
-            self._engine.handles = self._engine.handles | self._opened
+            self._environment.handles = self._environment.handles | self._opened
 
     def _handle(self, database: bytes) -> "lmdb._Database | None":
         handle = self._opened.get(database) or self._handles.get(database)

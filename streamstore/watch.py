@@ -20,8 +20,8 @@ from typing import Final, Protocol, cast
 from streamstore.engine import Engine
 from streamstore.errors import StorageError, StoreClosedError
 from streamstore.library import no_thread
+from streamstore.request import WakeUps
 from streamstore.sections import NO_MEMORY, Bell, NestingMutex, taking
-from streamstore.writer import WakeUps
 
 __all__ = ["CommitBell", "CommitWaiter", "CommitWatch"]
 

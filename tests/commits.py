@@ -11,6 +11,7 @@ import lmdb
 
 from streamstore import StreamStore
 from streamstore.engine import Engine
+from streamstore.environment import Environment
 
 T = TypeVar("T")
 Moment = Literal["before", "after"]
@@ -37,6 +38,10 @@ def in_thread(call: Callable[[], T]) -> Future[T]:
 def last_commit(store: StreamStore) -> int:
     """Return the number of the newest commit in the file."""
     return cast(Engine, vars(store)["_engine"]).info()["last_txnid"]
+
+
+def environment_of(store: StreamStore) -> Environment:
+    return cast(Environment, vars(vars(store)["_engine"])["_environment"])
 
 
 class HeldCommits:

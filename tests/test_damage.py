@@ -13,6 +13,7 @@ from streamstore.check import check_store
 from streamstore.databases import COUNTERS_DATABASE, records_database
 from streamstore.disk_format import counter_key, encode_counter, record_key
 from streamstore.engine import Engine
+from streamstore.environment import Environment
 from streamstore.model import ShardCounter, StreamNumber
 from streamstore.room import FileRoom
 from streamstore.transaction import WriteTransaction
@@ -60,7 +61,7 @@ def test_a_sound_file_that_is_short_of_free_pages_only_is_opened(tmp_path: Path)
             transaction.delete(b"recoveries", b"%d" % number)
 
     path = tmp_path / "store"
-    with mock.patch.object(Engine, "_keep_file_whole"), mock.patch.object(FileRoom, "make", return_value=True):
+    with mock.patch.object(Environment, "keep_file_whole"), mock.patch.object(FileRoom, "make", return_value=True):
         fill(path)
         with StreamStore(path, sync="off") as store:
             engine: object = vars(store)["_engine"]

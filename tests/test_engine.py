@@ -24,7 +24,7 @@ from streamstore.folder import FolderLock
 from streamstore.library import translate
 from streamstore.transaction import ReadTransaction, WriteTransaction
 from tests.children import code, command, next_line, run, started, tell
-from tests.commits import WAIT_S, in_thread
+from tests.commits import WAIT_S, environment_of, in_thread
 
 T = TypeVar("T")
 Commit = Callable[["lmdb.Transaction[bytes]"], None]
@@ -425,12 +425,45 @@ def test_a_read_knows_nothing_of_databases_that_are_opened_while_it_looks(path: 
         engine.write(lambda writing: writing.drop(b"new"))
 
 
+class WatchedEnvironment:
+    """LMDB's environment, and the names of the handles that are opened in it."""
+
+    def __init__(self, env: lmdb.Environment) -> None:
+        self._env = env
+        self.opened: list[bytes] = []
+
+    def open_db(self, name: bytes, txn: "lmdb.Transaction[bytes] | None" = None, *, create: bool = True) -> object:
+        self.opened.append(name)
+        return self._env.open_db(name, txn=txn, create=create)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._env, name)
+
+
 def test_a_handle_that_is_there_is_not_opened_again(path: Path) -> None:
     """Where py-lmdb has no memory for the second one, it closes the first too."""
     with StreamStore(path) as store:
         store.list_streams()
-        engine = engine_of(store)
-        open_handle: Callable[[bytes], None] = getattr(engine, "_open_handle")  # noqa: B009
-        handle = engine.handles[b"streams"]
-        open_handle(b"streams")  # as a second reader does that missed it too
-        assert engine.handles[b"streams"] is handle
+        environment = environment_of(store)
+        handle = environment.handles[b"streams"]
+        environment.open_handle(b"streams")  # as a second reader does that missed it too
+        assert environment.handles[b"streams"] is handle
+
+
+def test_neither_finding_out_an_outcome_nor_a_mark_opens_a_handle_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others go on using the one that is there, and py-lmdb would close it where it has no memory for the second."""
+    with StreamStore(path) as store:
+        store.put_record(STREAM, b"before", "key")
+        engine_of(store).write(WriteTransaction.mark)
+        environment = environment_of(store)
+        watched = WatchedEnvironment(environment.env)
+        monkeypatch.setattr(environment, "env", watched)
+        fail_next_commit(store, monkeypatch, fail)
+        with pytest.raises(StorageError, match="nothing was stored"):
+            store.put_record(STREAM, b"never", "key")
+        environment.commit_mark()
+        assert watched.opened == []
+        store.put_record(STREAM, b"after", "key")
+        assert datas(store) == [b"before", b"after"]

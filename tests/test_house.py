@@ -20,6 +20,8 @@ FOUNDATIONS = {"errors", "limits", "dialect", "model"}
 PURE_RULES = {"validate", "routing", "iterator", "shard_filter", "read_quota"}
 ENGINE_ROOMS = {
     "engine",
+    "environment",
+    "memory_map",
     "transaction",
     "proof",
     "ranges",
@@ -61,19 +63,21 @@ MAY_IMPORT = {
     "databases": {"model"},
     "disk_format": {"databases", "limits", "model"},
     "engine": {"databases", "errors", "limits", "model"} | ENGINE_ROOMS,
-    "transaction": {"databases", "errors", "limits", "model"} | ENGINE_ROOMS,
+    "environment": {"databases", "errors", "folder", "library", "limits", "model", "process", "proof", "room"},
+    "memory_map": {"environment", "errors", "library", "room"},
+    "transaction": {"databases", "environment", "errors", "library", "proof", "room"},
     "proof": {"databases", "errors", "free_pages", "page_reader", "pages", "ranges"},
     "free_pages": {"page_reader", "pages"},
     "page_reader": {"errors", "pages"},
     "ranges": set[str](),
     "library": {"errors", "sections"},
-    "folder": {"errors", "limits", "model"} | ENGINE_ROOMS,
-    "process": {"errors", "limits", "model"} | ENGINE_ROOMS,
+    "folder": {"errors", "sections"},
+    "process": {"engine", "errors", "folder", "sections"},
     "room": {"folder", "library"},
     "consumers": FOUNDATIONS | FORMAT | {"transaction"},
     "idempotency": FOUNDATIONS | FORMAT | {"transaction"},
     "losses": FOUNDATIONS | FORMAT | {"transaction"},
-    "streams": FOUNDATIONS | {"routing", *FORMAT, "engine", "transaction", "consumers", "idempotency", "losses"},
+    "streams": FOUNDATIONS | {"routing", *FORMAT, "transaction", "consumers", "idempotency", "losses"},
     "reading": FOUNDATIONS | FORMAT | {"transaction", "losses", "streams"},
     "retention": FOUNDATIONS | FORMAT | {"transaction", "losses", "streams", "reading"},
     "checkpoints": FOUNDATIONS | FORMAT | {"transaction", "consumers", "reading"},
@@ -81,7 +85,8 @@ MAY_IMPORT = {
     "reshard": FOUNDATIONS | {"routing", "transaction", "streams"},
     "settings": FOUNDATIONS | {"transaction", "streams", "reshard"},
     "receipt": {"sections"},
-    "writer": FOUNDATIONS | ENGINE_ROOMS | {"receipt", "shards"},
+    "request": {"errors", "limits", "receipt", "sections", "shards"},
+    "writer": FOUNDATIONS | {"engine", "library", "process", "request", "sections", "shards", "transaction"},
     "apart": {"errors"},
     "pages": set[str](),
     "remains": FORMAT | {"model"},
@@ -91,28 +96,30 @@ MAY_IMPORT = {
     | {"check", *FORMAT, "pages", "remains", "routing", "validate"},
     "check": FOUNDATIONS | IN_A_TRANSACTION | {"apart", *FORMAT, "engine", "transaction"},
     "backup": FOUNDATIONS | ENGINE_ROOMS | {"apart", "check"},
-    "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"validate", "writer"},
-    "watch": FOUNDATIONS | {"engine", "library", "sections", "writer"},
-    "feed": {"watch", "writer"},
+    "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"request", "validate", "writer"},
+    "watch": FOUNDATIONS | {"engine", "library", "request", "sections"},
+    "feed": {"request", "watch"},
     "following": FOUNDATIONS | {"transaction", "streams", "reading"},
     "tail": FOUNDATIONS | WAITING,
     "consumer": FOUNDATIONS | WAITING | {"checkpoints", "shards", "tail"},
     "subscribe": FOUNDATIONS | WAITING | {"iterator", "reading", "sections"},
     "opened": FOUNDATIONS
     | ENGINE_ROOMS
-    | {"backup", "subscribe", "validate", "read_quota", "streams", "shards", "writer", "watch"},
+    | {"backup", "request", "subscribe", "validate", "read_quota", "streams", "shards", "writer", "watch"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"transaction", "opened"},
     "consumer_control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"transaction", "control"},
     "store": FOUNDATIONS
     | PURE_RULES
     | IN_A_TRANSACTION
     | WAITING
-    | {"transaction", "ingest", "consumer", "tail", "subscribe", "writer", "consumer_control"},
-    "aio": FOUNDATIONS | {"opened", "consumer", "feed", "shards", "store", "tail", "writer"},
+    | {"transaction", "ingest", "consumer", "tail", "subscribe", "request", "consumer_control"},
+    "aio": FOUNDATIONS | {"opened", "consumer", "feed", "request", "shards", "store", "tail"},
     "__init__": {"errors", "model", "check", "salvage", "consumer", "feed", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {
     "engine": {"lmdb"},
+    "environment": {"lmdb"},
+    "memory_map": {"lmdb"},
     "transaction": {"lmdb"},
     "library": {"lmdb"},
     "databases": {"isal"},
@@ -207,7 +214,7 @@ CLOCKS = {
 }
 MAY_READ_CLOCKS = {
     "opened": {"time.time_ns", "time.perf_counter"},  # the clock of the service, and how long its commits take
-    "engine": {"time.monotonic"},  # how long to wait for reads to end, on a full disk
+    "memory_map": {"time.monotonic"},  # how long to wait for reads to end, on a full disk
     "folder": {"time.monotonic"},  # how long to wait for another process to open or leave
     "authorization": {"datetime.now"},  # when a signature is too old
     "serve": {"time.perf_counter"},  # how long an answer takes

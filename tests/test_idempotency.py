@@ -24,13 +24,14 @@ from streamstore import (
 from streamstore.check import check_store
 from streamstore.databases import IDEMPOTENCY_KEYS_DATABASE, IDEMPOTENCY_TIMES_DATABASE
 from streamstore.disk_format import idempotency_key_key
-from streamstore.engine import NAMED_DATABASES_MAX, Engine
+from streamstore.engine import Engine
+from streamstore.environment import NAMED_DATABASES_MAX
 from streamstore.idempotency import FORGET_KEYS_MIN, FORGET_KEYS_PER_KEY
 from streamstore.library import LMDB_LIB_VERSION
 from streamstore.limits import SHARDS_PER_STORE_MAX
 from streamstore.model import EntryLike, StreamNumber, TrimResult
+from streamstore.request import WaitingRequest
 from streamstore.transaction import ReadTransaction
-from streamstore.writer import WaitingRequest
 from tests.children import code, run
 from tests.commits import WAIT_S, Moment, failing_commit, held_commits, in_thread, last_commit
 from tests.conftest import Clock, open_store

@@ -20,13 +20,13 @@ from streamstore import (
     StoreForkedError,
     StreamStore,
 )
-from streamstore import engine as engine_module
+from streamstore import environment as environment_module
 from streamstore.check import check_store
 from streamstore.engine import Engine
 from streamstore.process import ReaderGate
 from streamstore.transaction import ReadTransaction
 from tests.children import code, command, next_line, run, started, tell
-from tests.commits import WAIT_S, in_thread
+from tests.commits import WAIT_S, environment_of, in_thread
 from tests.programs.forks import methods
 
 STREAM: Final = "s"
@@ -202,7 +202,7 @@ def test_handles_of_streams_that_other_processes_deleted_do_not_fill_the_table(
 ) -> None:
     path = tmp_path / "store"
     create(path)
-    monkeypatch.setattr(engine_module, "NAMED_DATABASES_MAX", 12)
+    monkeypatch.setattr(environment_module, "NAMED_DATABASES_MAX", 12)
     recreate = (
         "import sys; from streamstore import StreamStore\n"
         "with StreamStore(sys.argv[1]) as store:\n"
@@ -327,8 +327,7 @@ def test_a_refused_put_does_not_wait_until_nobody_is_inside_lmdb(tmp_path: Path)
     path = tmp_path / "store"
     create(path)
     with StreamStore(path) as store:
-        environment: object = vars(engine_of(store))["_env"]
-        assert isinstance(environment, lmdb.Environment)
+        environment = environment_of(store).env
         store.put_record(STREAM, bytes(1_000_000), "key")  # more than a pipe holds
         out, into = os.pipe()
         copying = in_thread(functools.partial(environment.copyfd, into))

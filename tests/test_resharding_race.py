@@ -14,7 +14,8 @@ import pytest
 
 from streamstore import StreamStore
 from streamstore.check import check_store
-from streamstore.writer import Request, Writer
+from streamstore.request import Request
+from streamstore.writer import Writer
 from tests.commits import WAIT_S, held_commits, in_thread, last_commit
 from tools.torture.actors import RETENTION_HOURS, Actors, create, opened
 from tools.torture.history import MS_PER_HOUR, Event, History, StoreClock, check_history

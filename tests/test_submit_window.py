@@ -57,12 +57,12 @@ def placed(first: int, stop: int) -> list[PutRecordResult]:
 
 @pytest.fixture
 def window_of_3(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamstore.writer.IN_FLIGHT_REQUESTS_MAX", 3)
+    monkeypatch.setattr("streamstore.request.IN_FLIGHT_REQUESTS_MAX", 3)
 
 
 @pytest.fixture
 def window_of_100_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamstore.writer.IN_FLIGHT_BYTES_MAX", 100)
+    monkeypatch.setattr("streamstore.request.IN_FLIGHT_BYTES_MAX", 100)
 
 
 class Producer:

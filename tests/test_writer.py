@@ -27,6 +27,7 @@ from streamstore.engine import Engine
 from streamstore.shards import ShardAppender
 from streamstore.transaction import WriteTransaction
 from tests.children import code, command, run
+from tests.commits import environment_of
 from tests.programs.forks import methods
 
 T = TypeVar("T")
@@ -368,8 +369,8 @@ def test_a_failed_last_sync_is_told_and_the_store_is_closed_all_the_same(
         def close(self) -> None:
             env.close()
 
-    env = vars(engine_of(store))["_env"]
-    monkeypatch.setattr(engine_of(store), "_env", Unsyncable())
+    env = environment_of(store).env
+    monkeypatch.setattr(environment_of(store), "env", Unsyncable())
     with pytest.raises(StorageError, match="planted"):
         store.close()
     opened(path).close()

@@ -33,7 +33,7 @@ from streamstore import (
     StoreNotFoundError,
     StreamStore,
     check_store_apart,
-    engine,
+    environment,
     folder,
 )
 from streamstore.databases import records_database
@@ -423,8 +423,8 @@ def _killed_readers(path: Path) -> Iterator[str]:
             engine_of_store.read(lambda _: os.kill(os.getpid(), signal.SIGKILL))
 
     with (
-        mock.patch.object(engine, "READERS_MAX", READERS_MAX),
-        mock.patch.object(engine, "LOCK_FILE_BYTES", LOCK_FILE_BYTES),
+        mock.patch.object(environment, "READERS_MAX", READERS_MAX),
+        mock.patch.object(environment, "LOCK_FILE_BYTES", LOCK_FILE_BYTES),
     ):
         _new(path).close()
         with _again(path) as store:

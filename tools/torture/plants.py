@@ -10,7 +10,7 @@ from unittest import mock
 
 import lmdb
 
-from streamstore import AsyncStreamStore, databases, disk_format
+from streamstore import AsyncStreamStore, databases, disk_format, room
 from streamstore.consumer import Checkpoint, ConsumerPlace, StreamConsumer
 from streamstore.databases import DamagedValueError
 from streamstore.disk_format import RecordFormat, record_key, sequence_of_record_key
@@ -18,14 +18,17 @@ from streamstore.engine import Engine
 from streamstore.errors import StorageError, StoreFullError, StreamStoreError
 from streamstore.folder import FolderLock, StoreFolder
 from streamstore.idempotency import StreamKeys
+from streamstore.memory_map import MemoryMap
 from streamstore.model import EntryLike, PutRecordsResult, Record, ShardCounter, StoredShard, StreamNumber
 from streamstore.process import ReaderGate
 from streamstore.proof import Proof
+from streamstore.request import WaitingRequest
 from streamstore.retention import trim_shard
+from streamstore.room import Need
 from streamstore.shards import PutOutcome, ShardAppender, result_of_put_records
 from streamstore.streams import KnownShard, load_counter
 from streamstore.transaction import ReadTransaction, WriteTransaction
-from streamstore.writer import WaitingRequest, Writer
+from streamstore.writer import Writer
 
 T = TypeVar("T")
 Commit = Callable[[Engine, object, object], None]
@@ -79,6 +82,7 @@ NAMES: Final = (
     "fields-not-proved",
     "limit-not-parsed",
     "stored-though-full",
+    "no-reserve",
     "wrong-thread",
 )
 
@@ -97,7 +101,7 @@ def plant(name: str | None) -> None:
         for module in (databases, disk_format):
             mock.patch.object(module, "crc32", return_value=0).start()
     elif name == "no-proof":
-        mock.patch("streamstore.engine.Proof", _prove_nothing).start()
+        mock.patch("streamstore.environment.Proof", _prove_nothing).start()
     elif name == "absence-not-proved":
         mock.patch.object(Proof, "prove_absence").start()
     elif name == "old-lists-believed":
@@ -128,7 +132,7 @@ def plant(name: str | None) -> None:
     elif name == "errors-not-translated":
         mock.patch("streamstore.engine.translated", return_value=contextlib.nullcontext()).start()
     elif name == "walk-on-open":
-        mock.patch("streamstore.engine._bytes_needed", return_value=2**62).start()
+        mock.patch("streamstore.environment._data_bytes", return_value=2**62).start()
     elif name == "any-partition-key":
         mock.patch("streamstore.validate.parse_partition_key", str).start()
     elif name == "swallowed-commit-error":
@@ -147,6 +151,9 @@ def plant(name: str | None) -> None:
         mock.patch("streamstore.store.parse_whole_number", _believe).start()
     elif name == "stored-though-full":
         mock.patch.object(Engine, "write_unrepaired", _write_and_say_full).start()
+    elif name == "no-reserve":
+        mock.patch.object(room, "RESERVE_PAGES", 0).start()
+        mock.patch.object(Need, "reserve_pages", return_value=0).start()
     elif name == "wrong-thread":
         mock.patch.object(Engine, "_commit", _commit_on_another_thread()).start()
 
@@ -282,7 +289,7 @@ def _read_and_let_go_at_its_end(gate: ReaderGate, look: Callable[[], T]) -> T:
 def _write_and_say_full(engine: Engine, apply: Callable[[WriteTransaction], T], *, is_alone: bool = False) -> T:
     """Like ``Engine.write_unrepaired``, but what was stored while the disk is full is told as refused."""
     result = _WRITE(engine, apply, is_alone=is_alone)
-    if vars(engine)["_map_bytes_unlimited"] is not None:
+    if cast(MemoryMap, vars(engine)["_map"]).is_limited():
         raise StoreFullError("planted")
     return result
 

@@ -20,7 +20,8 @@ from unittest import mock
 
 from streamstore.errors import OutcomeUnknownError, RequestError, StorageError
 from streamstore.model import DialectName, PutRecordResult
-from streamstore.writer import Request, WakeUps, Writer
+from streamstore.request import Request, WakeUps
+from streamstore.writer import Writer
 from tools.torture import plants
 from tools.torture.calls import EVERY_KIND, Calls, Fault, Kind, read_log
 from tools.torture.disk import Timeline, replay
