@@ -9,6 +9,7 @@
 [b'hello']
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from streamstore.check import check_store, check_store_apart
@@ -83,9 +84,7 @@ else:
         """Import what tasks use when it is asked for: asyncio takes as long to import as half of the rest."""
         if name not in ("AsyncFeed", "AsyncStreamConsumer", "AsyncStreamStore"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from streamstore import aio  # noqa: PLC0415 - as the docstring says
-
-        return getattr(aio, name)
+        return getattr(import_module("streamstore.aio"), name)
 
 
 __all__ = [

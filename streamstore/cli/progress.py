@@ -2,10 +2,9 @@
 
 import sys
 import time
+from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
-
-import rich  # noqa: F401 - so that its absence is told before anything is done; what draws is imported to draw
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -13,6 +12,8 @@ if TYPE_CHECKING:
 __all__ = ["LineProgress"]
 
 UPDATE_INTERVAL_S: Final = 0.1
+
+import_module("rich")  # so that its absence is told before anything is done; what draws is imported to draw
 
 
 class LineProgress:
