@@ -9,7 +9,9 @@
 [b'hello']
 """
 
-from streamstore.aio import AsyncFeed, AsyncStreamConsumer, AsyncStreamStore
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from streamstore.check import check_store, check_store_apart
 from streamstore.consumer import StreamConsumer
 from streamstore.errors import (
@@ -73,6 +75,17 @@ from streamstore.model import (
 )
 from streamstore.salvage import LostRecords, SalvageResult, salvage_store
 from streamstore.store import StreamStore
+
+if TYPE_CHECKING:
+    from streamstore.aio import AsyncFeed, AsyncStreamConsumer, AsyncStreamStore
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import what tasks use when it is asked for: asyncio takes as long to import as half of the rest."""
+        if name not in ("AsyncFeed", "AsyncStreamConsumer", "AsyncStreamStore"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module("streamstore.aio"), name)
+
 
 __all__ = [
     "AsyncFeed",

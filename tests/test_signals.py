@@ -15,8 +15,8 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
-from types import FrameType
-from typing import Final
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Final
 
 import lmdb
 import pytest
@@ -33,6 +33,9 @@ from streamstore import (
 from streamstore.check import check_store
 from streamstore.engine import Engine
 from streamstore.folder import StoreFolder
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
 
 WAIT_S: Final = 30
 HANG_S: Final = 100
@@ -53,34 +56,53 @@ def no_hang() -> Generator[None]:
 
 
 class BreakIn:
-    """A trace function that calls ``handler`` at one step of the package."""
+    """A trace function that calls ``handler`` at one step of the package. Behind that it traces nothing any more."""
 
     def __init__(self, step: int, handler: Callable[[], object]) -> None:
         self.steps_left = step
         self.handler = handler
         self.error: BaseException | None = None
-        self.before: dict[int, int] = {}  # of each frame, the instruction before the current one
 
-    def __call__(self, frame: FrameType, event: str, _: object) -> "BreakIn | None":
+    def __call__(self, frame: FrameType, _event: str, _: object) -> "TraceFunction | None":
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
         frame.f_trace_opcodes = True
-        if event == "call":
-            self.before[id(frame)] = 0
-        elif event == "opcode":
-            before = self.before[id(frame)]
-            self.before[id(frame)] = frame.f_lasti
-            if dis.opname[frame.f_code.co_code[before]] in HANDLED_BEHIND:
-                self.steps_left -= 1
-                if self.steps_left == 0:
-                    self._handle()
-        return self
+        frame.f_trace_lines = False
+        return self._trace_of(_handled_behind(frame.f_code))
+
+    def _trace_of(self, is_handled_behind: bytes) -> "TraceFunction":
+        """Return what traces one frame. It sees each instruction of a call, so it does as little as it can."""
+        before = 0  # the instruction before the current one
+
+        def trace(frame: FrameType, event: str, _: object) -> "TraceFunction":
+            nonlocal before
+            if event == "opcode":
+                if is_handled_behind[before]:
+                    self.steps_left -= 1
+                    if self.steps_left == 0:
+                        sys.settrace(None)
+                        self._handle()
+                before = frame.f_lasti
+            return trace
+
+        return trace
 
     def _handle(self) -> None:
         try:
             self.handler()
         except BaseException as error:
             self.error = error
+
+
+def _handled_behind(code: CodeType) -> bytes:
+    """Return 1 at the place of each instruction behind which Python looks for signals. The code is that of a module."""
+    if id(code) not in _HANDLED:
+        _HANDLED[id(code)] = bytes(dis.opname[operation] in HANDLED_BEHIND for operation in code.co_code), code
+    return _HANDLED[id(code)][0]
+
+
+_HANDLED: Final[dict[int, tuple[bytes, CodeType]]] = {}
+"""By the id of a code: its hash takes longer than what is looked up. The code is kept, or another would get its id."""
 
 
 class Broken:

@@ -2,46 +2,41 @@
 
 import sys
 import time
+from importlib import import_module
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 __all__ = ["LineProgress"]
 
 UPDATE_INTERVAL_S: Final = 0.1
+
+import_module("rich")  # so that its absence is told before anything is done; what draws is imported to draw
 
 
 class LineProgress:
     """Shows how far a file has been walked. ``bytes_total`` is None when nobody knows where it ends."""
 
     def __init__(self, title: str, bytes_total: int | None) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[records]:,} records"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        # Not Progress(disable=...): some versions of rich end even a disabled bar with an empty line.
-        self._is_shown = sys.stderr.isatty()
-        self._task = self._progress.add_task(title, total=bytes_total, records=0)
+        # A bar that nobody sees is not made: what draws it takes as long to import as the store.
+        self._shown: tuple[Progress, TaskID] | None = None
+        if sys.stderr.isatty():
+            progress = _bar()
+            self._shown = progress, progress.add_task(title, total=bytes_total, records=0)
         self._next_update_s = 0.0
 
     def __enter__(self) -> Self:
-        if self._is_shown:
-            self._progress.start()
+        if self._shown is not None:
+            self._shown[0].start()
         return self
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._is_shown:
-            self._progress.stop()
+        if self._shown is not None:
+            self._shown[0].stop()
 
     def show(self, *, bytes_done: int, records: int) -> None:
         """Show the state, unless it was shown a moment ago: drawing costs more than storing a line."""
@@ -52,4 +47,22 @@ class LineProgress:
 
     def finish(self, *, bytes_done: int, records: int) -> None:
         """Show the state at the end, in any case."""
-        self._progress.update(self._task, completed=bytes_done, records=records)
+        if self._shown is not None:
+            progress, task = self._shown
+            progress.update(task, completed=bytes_done, records=records)
+
+
+def _bar() -> "Progress":
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[records]:,} records"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )

@@ -107,7 +107,7 @@ class _Trials:
         waiting = sorted(images, key=lambda case: images[case].window)
         while waiting:
             case, status = self._try_in_child({case: images[case] for case in waiting})
-            if status == 0:
+            if status == 0 or self._ordeal.has_found_enough:
                 return
             self._ordeal.found(case, f"{_place(images[case])}: the process ended with {status}.")
             waiting = waiting[waiting.index(case) + 1 :]
@@ -125,6 +125,9 @@ class _Trials:
             for line in pipe:
                 if line.endswith("\n"):  # a line is cut short where the child was killed
                     case = self._hear(json.loads(line), images)
+                if self._ordeal.has_found_enough:
+                    os.kill(child, signal.SIGKILL)
+                    break
         return case, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     def _hear(self, said: _Said, images: dict[int, Image]) -> int:

@@ -169,6 +169,11 @@ class Ordeal:
         """Begin no further case: what was done until now is the result."""
         self._is_ended = True
 
+    @property
+    def has_found_enough(self) -> bool:
+        """Whether a finding has ended the run: what is left of a case does not matter then."""
+        return self._first_finding_ends and bool(self._findings)
+
     def result(self, unit: str) -> Result:
         return Result(
             part=self.part,
@@ -189,7 +194,7 @@ class Ordeal:
     def _is_over(self) -> bool:
         seconds = self._amount.seconds
         is_late = seconds is not None and time.monotonic() - self._started_s > seconds
-        return self._is_ended or is_late or (self._first_finding_ends and bool(self._findings))
+        return self._is_ended or is_late or self.has_found_enough
 
 
 class Part(NamedTuple):

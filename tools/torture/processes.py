@@ -1,6 +1,8 @@
 """Parts in processes of their own: a part that hangs or is killed by a signal is a finding, not an end."""
 
+import atexit
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -114,28 +116,10 @@ def _progress(words: str) -> tuple[int, int | None]:
 @contextlib.contextmanager
 def _started(task: Task, errors: IO[str]) -> Generator["subprocess.Popen[str]"]:
     """Start the process of a part in a session of its own, and kill what is left of that at the end."""
-    with (
-        tempfile.TemporaryDirectory(prefix="streamstore-calls-", dir=task.folder) as folder,
-        _running(task.command(), _environment(task, Path(folder)), errors) as process,
-    ):
-        yield process
-
-
-def _environment(task: Task, folder: Path) -> dict[str, str]:
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
-    if task.part.needs is None or lacks_gcc() is not None:
-        return environment
-    if task.part.needs == "calls":
-        return environment | environment_with(compile_library(calls.SOURCE, folder))
-    return environment | environment_of_allocations(compile_library(allocations.SOURCE, folder))
-
-
-@contextlib.contextmanager
-def _running(command: list[str], environment: dict[str, str], errors: IO[str]) -> Generator["subprocess.Popen[str]"]:
     process = subprocess.Popen(
-        command,
+        task.command(),
         cwd=PROJECT,
-        env=environment,
+        env=_environment(task),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=errors,
@@ -150,6 +134,23 @@ def _running(command: list[str], environment: dict[str, str], errors: IO[str]) -
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+def _environment(task: Task) -> dict[str, str]:
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
+    if task.part.needs is None or lacks_gcc() is not None:
+        return environment
+    if task.part.needs == "calls":
+        return environment | environment_with(_library(calls.SOURCE, task.folder))
+    return environment | environment_of_allocations(_library(allocations.SOURCE, task.folder))
+
+
+@functools.cache
+def _library(source: Path, folder: Path) -> Path:
+    """Build the library once, in the folder, for all parts that this process runs. It is gone when the process ends."""
+    built = tempfile.TemporaryDirectory(prefix="streamstore-library-", dir=folder)
+    atexit.register(built.cleanup)
+    return compile_library(source, Path(built.name))
 
 
 class _Watch:

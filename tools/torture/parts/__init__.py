@@ -1,45 +1,50 @@
-"""The parts of the torture, in the order in which they are told."""
+"""The parts of the torture, in the order in which they are told.
 
-from typing import Final
+A part is imported when it is asked for: a process that does one of them needs nothing of the others.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Final, cast
 
 from tools.torture.part import Part
-from tools.torture.parts import (
-    alarms,
-    damage,
-    disk_full,
-    failed_sync,
-    hazards,
-    history,
-    interrupts,
-    io_faults,
-    kill,
-    malformed,
-    memory,
-    power_loss,
-    real_power_loss,
-    recovery,
-    recovery_time,
-    serve_kill,
-)
 
 __all__ = ["PARTS"]
 
-_PARTS: Final[tuple[Part, ...]] = (
-    power_loss.PART,
-    real_power_loss.PART,
-    kill.PART,
-    serve_kill.PART,
-    io_faults.PART,
-    disk_full.PART,
-    hazards.PART,
-    failed_sync.PART,
-    recovery.PART,
-    damage.PART,
-    malformed.PART,
-    memory.PART,
-    interrupts.PART,
-    history.PART,
-    recovery_time.PART,
+_NAMES: Final = (
+    "power-loss",
+    "real-power-loss",
+    "kill",
+    "serve-kill",
+    "io-faults",
+    "disk-full",
+    "hazards",
+    "failed-sync",
+    "recovery",
+    "damage",
+    "malformed",
+    "memory",
+    "interrupts",
+    "history",
+    "recovery-time",
+    "alarms",
 )
-_BY_NAME: Final[dict[str, Part]] = {part.name: part for part in _PARTS}
-PARTS: Final[dict[str, Part]] = {**_BY_NAME, alarms.NAME: alarms.part_of(_BY_NAME)}
+
+
+class _Parts(Mapping[str, Part]):
+    """Each part by its name, which is that of its module."""
+
+    def __getitem__(self, name: str) -> Part:
+        if name not in _NAMES:
+            raise KeyError(name)
+        module = import_module(f"{__name__}.{name.replace('-', '_')}")
+        return cast(Part, vars(module)["PART"])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_NAMES)
+
+    def __len__(self) -> int:
+        return len(_NAMES)
+
+
+PARTS: Final[Mapping[str, Part]] = _Parts()
