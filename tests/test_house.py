@@ -144,7 +144,8 @@ WIRE_MAY_IMPORT = {
     "side_actions": {"arguments", "members", "refusal"},
     "actions": {"arguments", "inputs", "record_actions", "shapes", "side_actions", "stream_actions"},
     "words": {"arguments", "members", "refusal"},
-    "transitions": {"arguments", "stream_actions"},
+    "consumer_transitions": {"arguments", "side_actions"},
+    "transitions": {"arguments", "consumer_transitions", "stream_actions"},
     "eventstream": {"members", "protocol", "refusal"},
     "dispatch": {
         "actions",

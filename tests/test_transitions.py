@@ -57,6 +57,9 @@ OF_YANDEX: Final[list[tuple[str, Mapping[str, object]]]] = [
 ]
 
 
+BY_ARN: Final = {"StreamARN": ARN["ResourceARN"]}
+
+
 @pytest.fixture
 def wire(aws_store: StreamStore) -> Wire:
     return Wire(Dispatcher(aws_store, transition_ms=MS))
@@ -256,6 +259,130 @@ def test_of_two_changes_at_once_one_is_made(wire: Wire, aws_store: StreamStore, 
         thread.join(WAIT_S)
     del aws_store.__dict__["update_shard_count"]
     assert sorted(map(str, answers)) == ["ResourceInUseException", "made"]
+
+
+def register(wire: Wire, name: str = "c") -> str:
+    """Return the ARN of a new consumer."""
+    consumer = wire.ask("RegisterStreamConsumer", {**BY_ARN, "ConsumerName": name}).map("Consumer")
+    assert consumer["ConsumerStatus"] == "CREATING"
+    return str(consumer["ConsumerARN"])
+
+
+def status_of_consumer(wire: Wire, arn: str, name: str = "c") -> object:
+    """Return the status that a consumer has, as each of the actions tells it."""
+    told = wire.ask("DescribeStreamConsumer", {"ConsumerARN": arn})
+    by_name = wire.ask("DescribeStreamConsumer", {**BY_ARN, "ConsumerName": name})
+    assert by_name.status == told.status
+    listed = {
+        each["ConsumerARN"]: each["ConsumerStatus"]
+        for each in wire.ask("ListStreamConsumers", BY_ARN).maps("Consumers")
+    }
+    if told.status == 400:
+        assert arn not in listed
+        return told.body["__type"]
+    description = told.map("ConsumerDescription")
+    assert by_name.map("ConsumerDescription") == description
+    assert listed.get(arn) == (None if description["ConsumerStatus"] == "DELETING" else description["ConsumerStatus"])
+    return description["ConsumerStatus"]
+
+
+def subscription(arn: str) -> Mapping[str, object]:
+    return {"ConsumerARN": arn, "ShardId": SHARD, "StartingPosition": {"Type": "TRIM_HORIZON"}}
+
+
+@pytest.fixture
+def consumers(wire: Wire, clock: Clock) -> Wire:
+    """A stream that is ACTIVE."""
+    create(wire)
+    clock.advance(MS)
+    return wire
+
+
+def test_a_new_consumer_is_creating_and_subscribes_behind_that(consumers: Wire, clock: Clock) -> None:
+    arn = register(consumers)
+    assert status_of_consumer(consumers, arn) == "CREATING"
+    request = consumers.request("SubscribeToShard", subscription(arn))
+    for refused in (
+        consumers.ask("SubscribeToShard", subscription(arn)),
+        decoded(asyncio.run(consumers.dispatcher.answer_async(request))),
+    ):
+        assert refused.error == (400, "ResourceInUseException")
+        assert str(refused.message).startswith("Consumer c of stream s not ACTIVE, instead in state CREATING")
+    clock.advance(MS - 1)
+    assert status_of_consumer(consumers, arn) == "CREATING"
+    clock.advance(1)
+    assert status_of_consumer(consumers, arn) == "ACTIVE"
+    response = consumers.dispatcher.answer(request)
+    response.close()
+    assert response.status == 200
+
+
+def test_a_consumer_that_is_deregistered_is_deleting_and_then_its_name_is_free(
+    consumers: Wire, aws_store: StreamStore, clock: Clock
+) -> None:
+    arn = register(consumers)
+    clock.advance(MS)
+    assert consumers.ask("DeregisterStreamConsumer", {"ConsumerARN": arn}).status == 200
+    assert aws_store.list_stream_consumers("s").consumers == (), "what is stored is stored at once"
+    assert status_of_consumer(consumers, arn) == "DELETING"
+    again = consumers.ask("RegisterStreamConsumer", {**BY_ARN, "ConsumerName": "c"})
+    assert again.error == (400, "ResourceInUseException")
+    assert consumers.ask("SubscribeToShard", subscription(arn)).error == (400, "ResourceNotFoundException")
+    assert consumers.ask("DeregisterStreamConsumer", {"ConsumerARN": arn}).error == (400, "ResourceNotFoundException")
+    other = register(consumers, "other")
+    assert status_of_consumer(consumers, other, "other") == "CREATING"
+    clock.advance(MS)
+    assert status_of_consumer(consumers, arn) == "ResourceNotFoundException"
+    assert status_of_consumer(consumers, register(consumers)) == "CREATING"
+
+
+def test_one_that_is_creating_may_be_deregistered(consumers: Wire) -> None:
+    arn = register(consumers)
+    assert consumers.ask("DeregisterStreamConsumer", {**BY_ARN, "ConsumerName": "c"}).status == 200
+    assert status_of_consumer(consumers, arn) == "DELETING"
+
+
+def test_five_consumers_of_a_stream_are_creating_at_once(consumers: Wire, aws_store: StreamStore, clock: Clock) -> None:
+    assert consumers.ask("CreateStream", {"StreamName": "t", "ShardCount": 1}).status == 200
+    clock.advance(MS)
+    for number in range(5):
+        register(consumers, f"c{number}")
+    sixth = {**BY_ARN, "ConsumerName": "sixth"}
+    refused = consumers.ask("RegisterStreamConsumer", sixth)
+    assert refused.error == (400, "LimitExceededException")
+    assert "5 consumers of a stream that are CREATING" in str(refused.message)
+    assert len(aws_store.list_stream_consumers("s").consumers) == 5
+    of_another = {"StreamARN": aws_store.stream_arn("t"), "ConsumerName": "c"}
+    assert consumers.ask("RegisterStreamConsumer", of_another).status == 200
+    aws_store.deregister_stream_consumer("s", "c3")
+    assert consumers.ask("RegisterStreamConsumer", sixth).status == 200, "somebody else has taken one away"
+    clock.advance(MS)
+    register(consumers, "seventh")
+
+
+def test_a_consumer_that_somebody_else_changed_is_shown_as_it_is(
+    consumers: Wire, aws_store: StreamStore, clock: Clock
+) -> None:
+    arn = register(consumers)
+    aws_store.deregister_stream_consumer("s", "c")
+    assert status_of_consumer(consumers, arn) == "ResourceNotFoundException"
+    assert consumers.ask("SubscribeToShard", subscription(arn)).error == (400, "ResourceNotFoundException")
+    clock.advance(MS)
+    arn = register(consumers)
+    clock.advance(MS)
+    assert consumers.ask("DeregisterStreamConsumer", {"ConsumerARN": arn}).status == 200
+    clock.advance(MS - 1)
+    again = aws_store.register_stream_consumer("s", "c")
+    assert status_of_consumer(consumers, again.consumer_arn) == "ACTIVE"
+
+
+def test_consumers_are_active_at_once_unless_asked(aws_store: StreamStore) -> None:
+    wire = Wire(Dispatcher(aws_store))
+    create(wire)
+    consumer = wire.ask("RegisterStreamConsumer", {**BY_ARN, "ConsumerName": "c"}).map("Consumer")
+    assert consumer["ConsumerStatus"] == "ACTIVE"
+    assert wire.ask("DeregisterStreamConsumer", {"ConsumerARN": consumer["ConsumerARN"]}).status == 200
+    assert wire.ask("RegisterStreamConsumer", {**BY_ARN, "ConsumerName": "c"}).status == 200
 
 
 def test_waiters_of_boto3_wait_for_it_in_process(aws_store: StreamStore, clock: Clock) -> None:

@@ -370,7 +370,7 @@ def serve(
     transition_ms: Annotated[
         int,
         typer.Option(
-            "--transition-ms", help="How long a changed stream is CREATING, UPDATING or DELETING, 0 to 1 hour."
+            "--transition-ms", help="How long what is changed is CREATING, UPDATING or DELETING, 0 to 1 hour."
         ),
     ] = 0,
     processes: Annotated[

@@ -51,8 +51,8 @@ class Dispatcher:
     """Answers requests from a store, in its dialect. Safe to share between threads.
 
     ``authenticate``: who may ask, and what; None: everybody, everything.
-    ``transition_ms``: 0 to 3,600,000, for how many milliseconds of the store's clock a stream that was changed through
-    this object is CREATING, UPDATING or DELETING; the change is stored at once all the same.
+    ``transition_ms``: 0 to 3,600,000, for how many milliseconds of the store's clock a stream or consumer that was
+    changed through this object is CREATING, UPDATING or DELETING; the change is stored at once all the same.
 
     Raises ``InvalidArgumentException``.
     """
@@ -99,6 +99,7 @@ class Dispatcher:
             if call.action.start is None or self._transitions.may_hide_shards(call.action.name, call.arguments):
                 self._spawn(request, reply, self._run_in_thread(request, call, reply))
                 return
+            self._transitions.refuse_to_subscribe(call.action.name, call.arguments)
             started = call.action.start(self._awaited, call.arguments)
         except Exception as error:
             self._spawn(request, reply, self._refuse(request, call, error, reply))

@@ -14,6 +14,7 @@ from streamstore import ResourceInUseException, ResourceNotFoundException, Strea
 from streamstore.limits import TRANSITION_MS_MAX
 from streamstore.validate import parse_whole_number
 from streamstore.wire.arguments import Arguments
+from streamstore.wire.consumer_transitions import CONSUMER_ACTIONS, ConsumerTransitions
 from streamstore.wire.stream_actions import describe_stream, describe_stream_summary
 
 __all__ = ["Transitions"]
@@ -70,6 +71,7 @@ class Transitions:
         self._transition_ms = parse_whole_number("transition_ms", transition_ms, first=0, last=TRANSITION_MS_MAX)
         self._changing = threading.Lock()
         self._begun: dict[str, _Transition] = {}
+        self._consumers = ConsumerTransitions(store, self._lasts)
 
     def may_hide_shards(self, action: str, arguments: Arguments) -> bool:
         """Tell, without a look at the store, whether ``run`` may refuse the action because there are no shards yet."""
@@ -83,6 +85,8 @@ class Transitions:
         """
         if self._transition_ms == 0:
             return do(self._store, arguments)
+        if action in CONSUMER_ACTIONS:
+            do = self._of_consumer(action, do)
         if action in SHOWN_AFTER:
             with self._changing:
                 return self._change(action, do, arguments)
@@ -93,6 +97,16 @@ class Transitions:
         elif action == "ListStreams":
             return cast("T", self._listing(cast("Output", do(self._store, arguments))))
         return do(self._store, arguments)
+
+    def refuse_to_subscribe(self, action: str, arguments: Arguments) -> None:
+        """Refuse what ``run`` would, if the action is to subscribe a consumer: where it is started and not run."""
+        if action == "SubscribeToShard":
+            self._consumers.refuse_if_creating(arguments)
+
+    def _of_consumer(
+        self, action: str, do: Callable[[StreamStore, Arguments], T]
+    ) -> Callable[[StreamStore, Arguments], T]:
+        return lambda _, arguments: self._consumers.run(action, do, arguments)
 
     def _change(self, action: str, do: Callable[[StreamStore, Arguments], T], arguments: Arguments) -> T:
         name = arguments.stream_asked_for()
@@ -116,17 +130,17 @@ class Transitions:
 
     def _begin(self, name: str, status: Status, last_seen: Mapping[str, Output]) -> None:
         """Show the change from now on, and forget those that have ended."""
-        lasting = {other: begun for other, begun in self._begun.items() if self._lasts(begun)}
+        lasting = {other: begun for other, begun in self._begun.items() if self._lasts(begun.begun_ms)}
         self._begun = {**lasting, name: _Transition(status, self._store.clock(), self._created(name), last_seen)}
 
     def _running(self, name: str) -> _Transition | None:
         begun = self._begun.get(name)
-        if begun is None or not self._lasts(begun) or begun.created != self._created(name):
+        if begun is None or not self._lasts(begun.begun_ms) or begun.created != self._created(name):
             return None
         return begun
 
-    def _lasts(self, begun: _Transition) -> bool:
-        return 0 <= self._store.clock() - begun.begun_ms < self._transition_ms
+    def _lasts(self, begun_ms: int) -> bool:
+        return 0 <= self._store.clock() - begun_ms < self._transition_ms
 
     def _created(self, name: str) -> datetime | None:
         try:
