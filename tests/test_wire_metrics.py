@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import re
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,6 +137,31 @@ def test_records_that_are_throttled_are_counted(aws_store: StreamStore) -> None:
     assert metrics[f'streamstore_requests_total{{action="PutRecord",code="{code}"}}'] == 1
     assert metrics["streamstore_records_throttled_total"] == 1
     assert metrics["streamstore_records_put_total"] == 0
+
+
+def test_what_was_counted_is_shown_whoever_else_shows_it_meanwhile(aws_store: StreamStore) -> None:
+    """The loop shows the counts every second, and each who asks for the metrics does on a thread of its own."""
+    metrics = Metrics(aws_store, actions_of(aws_store.dialect).keys(), CountsBoard(1), 0)
+    is_over = threading.Event()
+
+    def show_on() -> None:
+        while not is_over.is_set():
+            metrics.show()
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    others = [threading.Thread(target=show_on) for _ in range(4)]
+    try:
+        for other in others:
+            other.start()
+        for count in range(1, 101):
+            metrics.count_request("PutRecord", None, seconds=0.25, request_bytes=1)
+            assert f'streamstore_requests_total{{action="PutRecord",code="OK"}} {count}.0' in metrics.render().decode()
+    finally:
+        is_over.set()
+        for other in others:
+            other.join(WAIT_S)
+        sys.setswitchinterval(interval_s)
 
 
 def test_the_file_its_readers_and_streams_are_shown(aws_store: StreamStore, store_path: Path) -> None:

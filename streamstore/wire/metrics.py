@@ -5,6 +5,7 @@ the store makes them. What the store knows anyway (its file, its streams, the la
 somebody asks.
 """
 
+import threading
 from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate
 from typing import Final
@@ -36,6 +37,7 @@ class Metrics:
         self._actions = frozenset(actions)
         self._board = board
         self._place = place
+        self._showing = threading.Lock()
         self._counts = board.shown(place)
         self._known = {
             (action, code): counted
@@ -54,8 +56,9 @@ class Metrics:
         counted.times.note(seconds)
 
     def show(self) -> None:
-        """Show the other processes what was counted by now."""
-        self._board.show(self._place, self._counts)
+        """Show the other processes what was counted by now. For any thread."""
+        with self._showing:
+            self._board.show(self._place, self._counts)
 
     def render(self) -> bytes:
         """Return all metrics. Reads the store, so not for an event loop; raises what reading raises."""
@@ -78,8 +81,9 @@ class Metrics:
 
     def _all_counts(self) -> Counts:
         """Return what all processes have counted: this one by now, the others by when they have shown it."""
-        self.show()
-        counts = self._board.shown(self._place)
+        with self._showing:
+            self._board.show(self._place, self._counts)
+            counts = self._board.shown(self._place)  # a copy, which no other thread counts on in
         for others in self._board.shown_elsewhere(self._place):
             counts.include(others)
         return counts

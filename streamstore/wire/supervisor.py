@@ -153,9 +153,7 @@ class _Watch:
         if status > 0:
             self._failed_status = self._failed_status or status
             self._stop()
-        elif self._is_stopping:
-            return
-        else:
+        elif not self._is_stopping:
             self._replace(process, status)
 
     def _replace(self, process: _Process, status: int) -> None:
