@@ -59,6 +59,7 @@ ALARMS: Final[tuple[Alarm, ...]] = (
     Alarm("not-stored-behind-commit", "memory", Amount(cases=400)),
     Alarm("outcome-not-looked-up", "io-faults", Amount(cases=500)),
     Alarm("stored-though-full", "disk-full", Amount(cases=5)),
+    Alarm("no-reserve", "disk-full", Amount(cases=2)),
     Alarm("wrong-thread", "hazards", Amount(cases=2)),
     Alarm("no-crc", "hazards", Amount()),
 )

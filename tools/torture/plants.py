@@ -10,7 +10,7 @@ from unittest import mock
 
 import lmdb
 
-from streamstore import AsyncStreamStore, databases, disk_format
+from streamstore import AsyncStreamStore, databases, disk_format, room
 from streamstore.consumer import Checkpoint, ConsumerPlace, StreamConsumer
 from streamstore.databases import DamagedValueError
 from streamstore.disk_format import RecordFormat, record_key, sequence_of_record_key
@@ -24,6 +24,7 @@ from streamstore.process import ReaderGate
 from streamstore.proof import Proof
 from streamstore.request import WaitingRequest
 from streamstore.retention import trim_shard
+from streamstore.room import Need
 from streamstore.shards import PutOutcome, ShardAppender, result_of_put_records
 from streamstore.streams import KnownShard, load_counter
 from streamstore.transaction import ReadTransaction, WriteTransaction
@@ -81,6 +82,7 @@ NAMES: Final = (
     "fields-not-proved",
     "limit-not-parsed",
     "stored-though-full",
+    "no-reserve",
     "wrong-thread",
 )
 
@@ -149,6 +151,9 @@ def plant(name: str | None) -> None:
         mock.patch("streamstore.store.parse_whole_number", _believe).start()
     elif name == "stored-though-full":
         mock.patch.object(Engine, "write_unrepaired", _write_and_say_full).start()
+    elif name == "no-reserve":
+        mock.patch.object(room, "RESERVE_PAGES", 0).start()
+        mock.patch.object(Need, "reserve_pages", return_value=0).start()
     elif name == "wrong-thread":
         mock.patch.object(Engine, "_commit", _commit_on_another_thread()).start()
 

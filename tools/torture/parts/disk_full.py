@@ -1,6 +1,7 @@
 """A full disk: a store on a small filesystem is filled, read, trimmed and filled again, without being opened anew.
 
-The disk is filled to its last block, by the store and then by a file beside it. Another process reads meanwhile.
+The disk is filled to its last block, by the store and then by a file beside it. Another process reads meanwhile, and
+one goes on with a read that it began before the last pages were used up: none that is freed then can be used again.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ __all__ = ["PART"]
 
 STREAM: Final = "s"
 LITTLE: Final = "little"
+EXPIRED: Final = "expired"
 SHARD_COUNTS: Final = (2, 3, 4)
 RETENTION_HOURS: Final = 1
 RETENTION_MS: Final = 3_600_000
@@ -37,6 +39,9 @@ FILLED_BYTES_A_PUT: Final = range(8_000, 4_000_000)
 """Smaller puts, one commit each, take long to fill a disk; larger ones are refused."""
 SINGLE_PUTS_MAX: Final = 100
 PUTS_WHILE_FULL: Final = 5
+LITTLE_PUTS_MAX: Final = 200
+"""Far more than use up the pages that are left where none is used again."""
+EXPIRED_RECORDS: Final = 200
 PUTS_BEHIND: Final = 5
 READS_S_MAX: Final = 10.0
 """How long a read of the other process may keep what was trimmed from being used again."""
@@ -45,6 +50,8 @@ FULL: Final = "full"
 DONE: Final = "done while full"
 FOUND: Final = "found "
 END: Final = b"end\n"
+HOLD: Final = b"h"
+LET_GO: Final = b"g"
 
 
 class Kept(NamedTuple):
@@ -58,20 +65,23 @@ class Kept(NamedTuple):
 class Cycles:
     """A store on a small disk, and all that it has acknowledged and not let expire."""
 
-    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, tell: Callable[[str], None], tell_holder: Callable[[bytes], None]) -> None:
         self._foreign = folder / "foreign"
         self._tell = tell
+        self._tell_holder = tell_holder
         self._now_ms = 1_700_000_000_000
         self._number = 0
         self._kept: dict[str, list[Kept]] = {}
         self._store = StreamStore(folder / "store", clock=lambda: self._now_ms)
         for name in (STREAM, LITTLE):
             self._store.create_stream(name, shard_count=SHARD_COUNTS[0], retention_hours=RETENTION_HOURS)
+        self._store.create_stream(EXPIRED, retention_hours=RETENTION_HOURS)
         self._store.register_stream_consumer(STREAM, "reader")
         self._consumer = self._store.consumer(STREAM, "reader", idle_timeout_seconds=0)
 
     def cycle(self, dice: random.Random) -> None:
         """Fill the disk, read while it is full, make room, and go on writing."""
+        self._put_expired()
         _write_until_full(self._foreign, dice.randrange(FOREIGN_BYTES_MAX))
         record_bytes = dice.choice(RECORD_BYTES)
         batches = [count for count in BATCH_RECORDS if count * record_bytes in FILLED_BYTES_A_PUT]
@@ -81,9 +91,18 @@ class Cycles:
         self._tell(FULL)
         self._read_all("while the disk was full")
         self._change_while_full(dice)
+        self._trim_beside_a_read()
         self._trim(dice, record_bytes)
         self._read_all("behind it")
         self._foreign.unlink()
+
+    def _put_expired(self) -> None:
+        """Put records that have expired by now, but for the last; that put trims only some of them."""
+        now_ms = self._now_ms
+        self._now_ms -= RETENTION_MS + 1
+        self._store.put_records(EXPIRED, [(b"." * RECORD_BYTES[1], "key")] * EXPIRED_RECORDS)
+        self._now_ms = now_ms
+        self._store.put_record(EXPIRED, b"kept", "key")
 
     def _fill(self, record_bytes: int, batch_records: int) -> None:
         while self._put(record_bytes, batch_records):
@@ -128,6 +147,25 @@ class Cycles:
             self._store.delete_stream(new)
         if tagged:
             self._try(lambda: self._store.remove_tags_from_stream(STREAM, list(tags)))
+
+    def _trim_beside_a_read(self) -> None:
+        """Use up all pages but the reserve, while a read keeps what is freed from being used again; and trim."""
+        self._tell_holder(HOLD)
+        for _ in range(LITTLE_PUTS_MAX):
+            try:
+                self._store.put_record(LITTLE, b"little", "key")
+            except StoreFullError:
+                break
+        else:
+            self._tell(f"{FOUND}{LITTLE_PUTS_MAX} puts had room on a full disk, where no page is used again.")
+        try:
+            trimmed = self._store.trim(EXPIRED).record_count
+        except StoreFullError as error:
+            self._tell(f"{FOUND}A trim was refused beside a read: {error}")
+        else:
+            if trimmed == 0:
+                self._tell(f"{FOUND}Nothing was trimmed beside a read, and records had expired.")
+        self._tell_holder(LET_GO)
 
     def _consume(self) -> None:
         next(self._consumer)
@@ -194,19 +232,56 @@ def _fill_up(descriptor: int) -> None:
             continue
 
 
+class Holder:
+    """How a process is told to begin a read of a store, and to end it."""
+
+    def __init__(self) -> None:
+        self._asked, self._ask = os.pipe()
+        self._told, self._tell = os.pipe()
+
+    def tell(self, what: bytes) -> None:
+        """Return when it has done what it was told."""
+        os.write(self._ask, what)
+        os.read(self._told, 1)
+
+    def close(self) -> None:
+        for descriptor in (self._asked, self._ask, self._told, self._tell):
+            os.close(descriptor)
+
+    def live(self, path: Path) -> None:
+        """All that the process does."""
+        with HeldStore(path, read_only=True) as store:
+            while os.read(self._asked, 1):
+                store.read_until(self._begin_and_wait)
+                os.write(self._tell, LET_GO)
+
+    def _begin_and_wait(self) -> None:
+        os.write(self._tell, HOLD)
+        os.read(self._asked, 1)
+
+
+class HeldStore(StreamStore):
+    """A store of which one read goes on as long as is wished."""
+
+    def read_until(self, wait: Callable[[], None]) -> None:
+        """Begin a read, and end it when ``wait`` returns."""
+        self._engine.read(lambda _transaction: wait())
+
+
 class Filled:
-    """A process that goes through cycles with one store, which it opens once, and one that reads it."""
+    """A process that goes through cycles with one store, which it opens once, and two that read it."""
 
     def __init__(self, folder: Path, ordeal: Ordeal) -> None:
         folder.mkdir()
         self._store = folder / "store"
         asked, self._ask = os.pipe()
         self._told, tell = os.pipe()
+        self._holder = Holder()
         self._log = ordeal.memory_folder / "log"
         descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            self._process = Forked(partial(_live, folder, ordeal, asked, tell), descriptor)
-            self._reader: Forked | None = None
+            self._process = Forked(partial(_live, folder, ordeal, asked, tell, self._holder), descriptor)
+            self._readers: list[Forked] = []
             self._descriptor = os.dup(descriptor)
         finally:
             for each in (asked, tell, descriptor):
@@ -218,9 +293,9 @@ class Filled:
 
     def close(self) -> None:
         """End it, and delete its store."""
-        self._process.kill()
-        if self._reader is not None:
-            self._reader.kill()
+        for process in (self._process, *self._readers):
+            process.kill()
+        self._holder.close()
         shutil.rmtree(self._store.parent)
         for descriptor in (self._ask, self._told, self._descriptor):
             os.close(descriptor)
@@ -238,20 +313,20 @@ class Filled:
                 self._process.wait(CYCLE_S_MAX)
                 return [*told.decode().splitlines(), *self._failures(self._process)]
             told += piece
-            if self._reader is None and self._store.exists():
-                self._reader = Forked(partial(_read_on, self._store), self._descriptor)
-        if self._reader is not None and self._reader.wait(0):
-            return [*told.decode().splitlines(), *self._failures(self._reader)]
-        return told.decode().splitlines()
+            if not self._readers and self._store.exists():
+                for live in (_read_on, self._holder.live):
+                    self._readers.append(Forked(partial(live, self._store), self._descriptor))
+        failures = [failure for reader in self._readers if reader.wait(0) for failure in self._failures(reader)]
+        return [*told.decode().splitlines(), *failures]
 
     def _failures(self, process: Forked) -> list[str]:
         reasons = failures_in(self._log.read_text().splitlines(), process.status)
         return [f"{FOUND}A process failed: {reason}." for reason in reasons]
 
 
-def _live(folder: Path, ordeal: Ordeal, asked: int, tell: int) -> None:
+def _live(folder: Path, ordeal: Ordeal, asked: int, tell: int, holder: Holder) -> None:
     plants.plant(ordeal.plant)
-    cycles = Cycles(folder, lambda line: _say(tell, line))
+    cycles = Cycles(folder, lambda line: _say(tell, line), holder.tell)
     while case := os.read(asked, 100):
         cycles.cycle(ordeal.dice(int(case)))
         os.write(tell, END)
