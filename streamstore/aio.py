@@ -5,18 +5,17 @@ number of its tasks were waiting. Nothing of the operations is repeated here; th
 """
 
 import asyncio
-import contextlib
 import os
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import wraps
 from itertools import islice
-from typing import Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeVar
+from typing import Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 from streamstore.consumer import Checkpoint, ConsumerPlace
 from streamstore.errors import StoreClosedError
 from streamstore.feed import FeedSource
 from streamstore.limits import MAP_BYTES_DEFAULT
+from streamstore.mailbox import LoopBell, LoopRequest, Mailbox
 from streamstore.model import (
     DialectName,
     EntryLike,
@@ -30,7 +29,7 @@ from streamstore.model import (
     TailStart,
 )
 from streamstore.opened import system_clock_ms
-from streamstore.request import Change, Request, WakeUps
+from streamstore.request import Change
 from streamstore.shards import PutOutcome, result_of_put_records
 from streamstore.store import StreamStore
 from streamstore.tail import TailSource
@@ -43,82 +42,6 @@ T_co = TypeVar("T_co", covariant=True)
 READ_AHEAD_RECORDS: Final = 1_000
 
 
-class _Delivery(Protocol):
-    def deliver(self) -> None:
-        """Tell the task that waits. Called in the thread of the loop."""
-        ...
-
-
-class _Outbox:
-    """What is on its way to one event loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._answered: deque[_Delivery] = deque()
-
-    def add(self, delivery: _Delivery, wake_ups: WakeUps) -> None:
-        self._answered.append(delivery)
-        wake_ups[self] = self._wake_loop
-
-    def _wake_loop(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self.loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        while self._answered:
-            self._answered.popleft().deliver()
-
-
-class _LoopRequest(Request[T_co]):
-    """A task of an event loop waits for it."""
-
-    __slots__ = ("_outbox", "future")
-
-    def __init__(self, change: Change[T_co], payload_bytes: int, outbox: _Outbox) -> None:
-        super().__init__(change, payload_bytes)
-        self.future: asyncio.Future[T_co] = outbox.loop.create_future()
-        self._outbox = outbox
-
-    def answer(self, wake_ups: WakeUps) -> None:
-        self._outbox.add(self, wake_ups)
-
-    def deliver(self) -> None:
-        """In the thread of the loop. A waiter who was cancelled gets nothing; the change is made all the same."""
-        if self.future.done():
-            return
-        if self.error is None:
-            self.future.set_result(self.result)
-        else:
-            self.future.set_exception(self.error)
-
-
-class _LoopBell:
-    """A task that waits for a commit."""
-
-    def __init__(self) -> None:
-        self._outbox: _Outbox | None = None
-        self._rung: asyncio.Future[None] | None = None
-
-    def set(self, outbox: _Outbox) -> None:
-        """Let whoever wakes this from now on end the next wait."""
-        self._rung = outbox.loop.create_future()
-        self._outbox = outbox
-
-    def wake(self, wake_ups: WakeUps) -> None:
-        if self._outbox is not None:
-            self._outbox.add(self, wake_ups)
-
-    def deliver(self) -> None:
-        if self._rung is not None and not self._rung.done():
-            self._rung.set_result(None)
-
-    async def wait(self, timeout_s: float | None) -> bool:
-        """Return True when it is woken, False if it was not in time."""
-        assert self._rung is not None
-        done, _ = await asyncio.wait((self._rung,), timeout=timeout_s)
-        return bool(done)
-
-
 class AsyncFeed(Generic[T_co]):
     """A ``Feed`` for asyncio: what is stored already and what will be. One task iterates, and uses no thread to wait.
 
@@ -126,10 +49,10 @@ class AsyncFeed(Generic[T_co]):
     as an async context manager, or just leave it.
     """
 
-    def __init__(self, source: FeedSource[T_co], outbox_of_loop: Callable[[], _Outbox]) -> None:
+    def __init__(self, source: FeedSource[T_co], mailbox_of_loop: Callable[[], Mailbox]) -> None:
         self._source = source
-        self._outbox_of_loop = outbox_of_loop
-        self._bell = _LoopBell()
+        self._mailbox_of_loop = mailbox_of_loop
+        self._bell = LoopBell()
         source.attend(self._bell)
 
     def __aiter__(self) -> Self:
@@ -164,7 +87,7 @@ class AsyncFeed(Generic[T_co]):
             self._source.lose_patience()
             return
         watch = self._source.watch
-        self._bell.set(self._outbox_of_loop())
+        self._bell.set(self._mailbox_of_loop())
         try:
             watch.wake_behind(commit_number, self._bell)
             if not self._source.has_ended and not await self._bell.wait(patience_s):
@@ -179,11 +102,11 @@ class AsyncStreamConsumer(AsyncFeed[StreamRecord]):
     def __init__(
         self,
         source: TailSource,
-        outbox_of_loop: Callable[[], _Outbox],
+        mailbox_of_loop: Callable[[], Mailbox],
         place: ConsumerPlace,
         execute: Callable[[Checkpoint], "asyncio.Future[list[PutOutcome]]"],
     ) -> None:
-        super().__init__(source, outbox_of_loop)
+        super().__init__(source, mailbox_of_loop)
         self._place = place
         self._execute = execute
 
@@ -251,8 +174,8 @@ class AsyncStreamStore:
             shard_limit=shard_limit,
         )
         self._opened: StreamStore | None = None
-        self._outboxes: dict[asyncio.AbstractEventLoop, _Outbox] = {}
-        self._last_outbox: _Outbox | None = None
+        self._mailboxes: dict[asyncio.AbstractEventLoop, Mailbox] = {}
+        self._last_mailbox: Mailbox | None = None
 
     @classmethod
     def of(cls, store: StreamStore) -> Self:
@@ -271,7 +194,7 @@ class AsyncStreamStore:
     async def close(self) -> None:
         """See ``StreamStore.close``."""
         if self._opened is not None:
-            await asyncio.to_thread(self._opened.close)
+            await asyncio.to_thread(self.opened.close)
 
     async def put_record(
         self,
@@ -295,7 +218,7 @@ class AsyncStreamStore:
 
     async def put_records(self, stream_name: str, records: Sequence[EntryLike]) -> PutRecordsResult:
         """See ``StreamStore.put_records``."""
-        change, payload_bytes = self.opened.change_of_put_records(stream_name, records)
+        change, payload_bytes = self._underneath.change_of_put_records(stream_name, records)
         return result_of_put_records(await self._submit(change, payload_bytes))
 
     def submit_record(
@@ -314,7 +237,7 @@ class AsyncStreamStore:
         its way. Cancelling the future does not take the record back. Raises at once what ``StreamStore.submit_record``
         does, and ``StorageError``; all other errors come through the future.
         """
-        change, payload_bytes = self.opened.change_of_put_record(
+        change, payload_bytes = self._underneath.change_of_put_record(
             stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering, idempotency_key
         )
         return self._submit(change, payload_bytes)
@@ -338,7 +261,7 @@ class AsyncStreamStore:
     ) -> AsyncFeed[StreamRecord]:
         """See ``StreamStore.tail``. It is no coroutine: it finds its place at once, a look of microseconds."""
         source = self.opened.source_of_tail(stream_name, starting_position, timestamp, idle_timeout_seconds)
-        return AsyncFeed(source, self._outbox)
+        return AsyncFeed(source, self._mailbox)
 
     def subscribe_to_shard(
         self,
@@ -353,7 +276,7 @@ class AsyncStreamStore:
         source = self.opened.source_of_subscription(
             consumer_arn, shard_id, starting_position, starting_sequence_number, timestamp
         )
-        return AsyncFeed(source, self._outbox)
+        return AsyncFeed(source, self._mailbox)
 
     async def consumer(
         self,
@@ -374,7 +297,7 @@ class AsyncStreamStore:
             idle_timeout_seconds,
         )
         return AsyncStreamConsumer(
-            source, self._outbox, place, lambda checkpoint: self._submit(checkpoint, checkpoint.payload_bytes)
+            source, self._mailbox, place, lambda checkpoint: self._submit(checkpoint, checkpoint.payload_bytes)
         )
 
     describe_consumer_lag = _awaited(StreamStore.describe_consumer_lag)
@@ -409,27 +332,39 @@ class AsyncStreamStore:
 
     @property
     def opened(self) -> StreamStore:
-        """The store underneath. Its calls block the loop."""
+        """The store underneath. Its calls block the loop, and come behind what this loop has submitted before."""
+        self._flush()
+        return self._underneath
+
+    def _flush(self) -> None:
+        try:
+            mailbox = self._mailbox()
+        except RuntimeError:  # no loop runs here
+            return
+        mailbox.flush()
+
+    @property
+    def _underneath(self) -> StreamStore:
         if self._opened is None:
             raise StoreClosedError("The store is not open yet; nothing was done. Use it inside async with.")
         return self._opened
 
     def _submit(self, change: Change[T], payload_bytes: int) -> "asyncio.Future[T]":
-        outbox = self._outbox()
-        request = _LoopRequest(change, payload_bytes, outbox)
-        self.opened.submit(request)
+        mailbox = self._mailbox()
+        request = LoopRequest(change, payload_bytes, mailbox)
+        mailbox.submit(request, self._underneath.writer())
         return request.future
 
-    def _outbox(self) -> _Outbox:
-        """Return the outbox of the running loop."""
+    def _mailbox(self) -> Mailbox:
+        """Return the mailbox of the running loop."""
         loop = asyncio.get_running_loop()
-        outbox = self._last_outbox
-        if outbox is None or outbox.loop is not loop:
-            outbox = self._last_outbox = self._outboxes.get(loop) or self._add_outbox(loop)
-        return outbox
+        mailbox = self._last_mailbox
+        if mailbox is None or mailbox.loop is not loop:
+            mailbox = self._last_mailbox = self._mailboxes.get(loop) or self._add_mailbox(loop)
+        return mailbox
 
-    def _add_outbox(self, loop: asyncio.AbstractEventLoop) -> _Outbox:
-        for known in list(self._outboxes):
+    def _add_mailbox(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
+        for known in list(self._mailboxes):
             if known.is_closed():
-                self._outboxes.pop(known, None)
-        return self._outboxes.setdefault(loop, _Outbox(loop))
+                self._mailboxes.pop(known, None)
+        return self._mailboxes.setdefault(loop, Mailbox(loop))

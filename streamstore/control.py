@@ -155,7 +155,7 @@ class StreamControl(OpenStore):
         """
         name = parse_stream_name("stream_name", stream_name, self._dialect)
         enforce = parse_bool("enforce_consumer_deletion", enforce_consumer_deletion)
-        self._writable()
+        self.writer()
         self._engine.prove(databases_of(self._load(name).stored))  # which may take long: not while others wait
         self._change_stream(
             name, lambda transaction, stream: delete_stream(transaction, stream, enforce_consumer_deletion=enforce)

@@ -23,7 +23,7 @@ from streamstore.limits import (
 )
 from streamstore.model import CommitReport, DialectName, StorageInfo, StoredStream, SyncMode
 from streamstore.read_quota import ReadQuotas
-from streamstore.request import Change, Request
+from streamstore.request import Change
 from streamstore.sections import surely
 from streamstore.shards import ShardAppender
 from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
@@ -173,15 +173,11 @@ class OpenStore:
         It is called on the thread that commits, when the answers are given. Raises ``InvalidArgumentException`` if the
         store is open for reading only.
         """
-        self._writable().observe(CommitObserver(tell, time.perf_counter))
+        self.writer().observe(CommitObserver(tell, time.perf_counter))
 
     def storage_info(self) -> StorageInfo:
         """Return how large the file is and how many readers have used it. Raises what any read raises."""
         return self._engine.storage_info()
-
-    def submit(self, request: Request[object]) -> None:
-        """Let the writer commit a request that says itself where its answer goes."""
-        self._writable().submit(request)
 
     def stream_arn(self, stream_name: str) -> str:
         """Return the ARN of a stream. It ends in the name, behind a slash if anything is in front of it."""
@@ -192,7 +188,7 @@ class OpenStore:
 
     def _change(self, change: Change[T]) -> T:
         """Return the result of a change to streams when it is durable. On the writer thread: it may close handles."""
-        return self._writable().execute_on_writer_thread(change)
+        return self.writer().execute_on_writer_thread(change)
 
     def _change_stream(self, stream_name: str, change: Callable[[WriteTransaction, StoredStream], T]) -> T:
         """Change one stream, as the puts in front of this have left it."""
@@ -203,7 +199,8 @@ class OpenStore:
 
         return self._change(change_it)
 
-    def _writable(self) -> Writer:
+    def writer(self) -> Writer:
+        """Return who commits. Raises ``InvalidArgumentException`` if the store is open for reading only."""
         if self._writer is None:
             raise InvalidArgumentException(
                 argument="read_only", value=True, constraint="be False to change the store: open it for writing"

@@ -121,7 +121,7 @@ class StreamStore(ConsumerControl):
         ``ProvisionedThroughputExceededException`` (only if the stream has a write quota), ``StoreFullError``,
         ``StoreClosedError``, ``StoreForkedError``, ``StorageError``. ``OutcomeUnknownError``: stored or not.
         """
-        writer = self._writable()
+        writer = self.writer()
         change, payload_bytes = self.change_of_put_record(
             stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering, idempotency_key
         )
@@ -147,7 +147,7 @@ class StreamStore(ConsumerControl):
         Raises at once ``InvalidArgumentException``, ``StoreClosedError``, ``StoreForkedError``; all other errors of
         ``put_record`` come through the future.
         """
-        writer = self._writable()
+        writer = self.writer()
         change, payload_bytes = self.change_of_put_record(
             stream_name, data, partition_key, explicit_hash_key, sequence_number_for_ordering, idempotency_key
         )
@@ -167,7 +167,7 @@ class StreamStore(ConsumerControl):
         Raises what ``put_record`` raises, but for the quota; then none of the records is stored. The argument of an
         ``InvalidArgumentException`` names the entry: ``records[3].partition_key``.
         """
-        writer = self._writable()
+        writer = self.writer()
         change, payload_bytes = self.change_of_put_records(stream_name, records)
         return result_of_put_records(writer.execute(change, payload_bytes=payload_bytes))
 
@@ -189,7 +189,7 @@ class StreamStore(ConsumerControl):
         ``OutcomeUnknownError`` the last batch may be stored too. An ``InvalidArgumentException`` names the entry:
         ``records[1234].data``.
         """
-        writer = self._writable()
+        writer = self.writer()
         name = parse_stream_name("stream_name", stream_name, self._dialect)
         self._load(name)
         return Ingestion(writer, name, self._clock, on_stored).run(records)
@@ -386,7 +386,7 @@ class StreamStore(ConsumerControl):
         place, source = self.open_consumer(
             stream_name, consumer_name, starting_position, timestamp, idle_timeout_seconds
         )
-        writer = self._writable()
+        writer = self.writer()
         return StreamConsumer(
             source, place, lambda checkpoint: writer.execute(checkpoint, payload_bytes=checkpoint.payload_bytes)
         )

@@ -124,6 +124,17 @@ class Writer:
         self._refuse_to_wait_for_nobody(ident)
         self._enqueue(request)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the last commit was shared."""
+        return self._crowded
+
+    def refuse_to_submit(self) -> None:
+        """Raise what ``submit`` would raise now."""
+        self._refuse_to_wait_for_nobody(threading.get_ident())
+        if not self._accepting:
+            raise StoreClosedError(CLOSED)
+
     def _refuse_to_wait_for_nobody(self, ident: int) -> None:
         # The writer thread may have to wait for this thread to end what it is doing.
         if ident == self._turn_ident or self._engine.is_at_work_here():

@@ -37,7 +37,7 @@ NOT_AWAITED: Final = {
     "open_consumer": "for AsyncStreamStore itself",
     "source_of_tail": "for AsyncStreamStore itself",
     "source_of_subscription": "for AsyncStreamStore itself",
-    "submit": "for AsyncStreamStore itself",
+    "writer": "for AsyncStreamStore itself",
     "stream_of_token": "it reads nothing, so there is nothing to wait for",
     "storage_info": "it reads no record, only figures that are at hand",
     "stream_arn": "it reads nothing, so there is nothing to wait for",

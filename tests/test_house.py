@@ -113,7 +113,8 @@ MAY_IMPORT = {
     | IN_A_TRANSACTION
     | WAITING
     | {"transaction", "ingest", "consumer", "tail", "subscribe", "request", "consumer_control"},
-    "aio": FOUNDATIONS | {"opened", "consumer", "feed", "request", "shards", "store", "tail"},
+    "mailbox": {"errors", "request", "sections", "writer"},
+    "aio": FOUNDATIONS | {"opened", "consumer", "feed", "mailbox", "request", "shards", "store", "tail"},
     "__init__": {"errors", "model", "check", "salvage", "consumer", "feed", "store", "aio"},
 }
 MAY_IMPORT_FROM_OUTSIDE = {

@@ -499,7 +499,7 @@ def test_a_repeated_put_proves_nothing_for_its_neighbours(stream: StreamStore) -
     with held_commits() as held:
         ahead = in_thread(lambda: put(stream, "ahead"))
         held.wait_for_one()
-        stream.submit(change)
+        stream.writer().submit(change)
         repeated = stream.submit_record("s", b"", "k", idempotency_key="once")
         with failing_commit("before") as failed:
             held.let_go()

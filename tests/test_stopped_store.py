@@ -92,7 +92,7 @@ CALLS_OF_WHAT_IS_OPEN: dict[str, Callable[[Opened], object]] = {
 ALL_CALLS: Final = CALLS | CALLS_OF_WHAT_IS_OPEN
 NO_OPERATIONS: Final = {
     "close",  # which works in any state
-    "submit",  # and those below: what other rooms of the package call
+    "writer",  # and those below: what other rooms of the package call
     "change_of_put_record",
     "change_of_put_records",
     "open_consumer",

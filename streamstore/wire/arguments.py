@@ -26,6 +26,11 @@ class Arguments:
         self._store: Final = store
         self.retry_key: Final = retry_key
 
+    @property
+    def account_id(self) -> str:
+        """Of the store that is asked."""
+        return self._store.account_id
+
     def text(self, name: str) -> str:
         return _proved(self._values[name], str)
 

@@ -55,12 +55,12 @@ def start_put_record(store: AsyncStreamStore, arguments: Arguments) -> "Started[
 
 
 def put_records(store: StreamStore, arguments: Arguments) -> dict[str, object]:
-    return _output_of_put_records(store.put_records(arguments.stream_name(), _entries(arguments)), store.account_id)
+    return _output_of_put_records(store.put_records(arguments.stream_name(), _entries(arguments)), arguments.account_id)
 
 
 def start_put_records(store: AsyncStreamStore, arguments: Arguments) -> "Started[PutRecordsResult]":
     putting = asyncio.ensure_future(store.put_records(arguments.stream_name(), _entries(arguments)))
-    return Started(putting, partial(_output_of_put_records, account_id=store.opened.account_id))
+    return Started(putting, partial(_output_of_put_records, account_id=arguments.account_id))
 
 
 def get_shard_iterator(store: StreamStore, arguments: Arguments) -> dict[str, object]:

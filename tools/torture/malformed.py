@@ -45,7 +45,7 @@ DECODERS: Final = "decode_"
 LEFT_OUT: Final = {
     "close": "ends the store",
     "backup": "writes where its argument says, and starts a process",
-    "submit": "takes a request of the package's own",
+    "writer": "returns an object of the package's own",
     "observe_commits": "takes a function of the caller, called on the writer thread",
     "stream_arn": "takes a name that was validated",
     "of": "takes a store",

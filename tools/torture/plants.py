@@ -343,7 +343,7 @@ def _answer_task_when_applied(
         except StreamStoreError as error:
             loop.call_soon_threadsafe(settle, error)
 
-    store.opened.submit(WaitingRequest(apply_and_answer, payload_bytes))
+    store.opened.writer().submit(WaitingRequest(apply_and_answer, payload_bytes))
     return future
 
 

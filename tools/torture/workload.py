@@ -370,7 +370,7 @@ class _Life:
             finally:
                 is_queued.release()
 
-        self._store.submit(gate)
+        self._store.writer().submit(gate)
         gate.is_held.wait()
         try:
             with mock.patch.object(Writer, "submit", submit_and_tell):
