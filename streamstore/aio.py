@@ -320,6 +320,8 @@ class AsyncStreamStore:
     describe_limits = _awaited(StreamStore.describe_limits)
     update_stream = _awaited(StreamStore.update_stream)
     update_stream_mode = _awaited(StreamStore.update_stream_mode)
+    enable_enhanced_monitoring = _awaited(StreamStore.enable_enhanced_monitoring)
+    disable_enhanced_monitoring = _awaited(StreamStore.disable_enhanced_monitoring)
     increase_stream_retention_period = _awaited(StreamStore.increase_stream_retention_period)
     decrease_stream_retention_period = _awaited(StreamStore.decrease_stream_retention_period)
     add_tags_to_stream = _awaited(StreamStore.add_tags_to_stream)

@@ -4,7 +4,7 @@ Each method validates, then hands a function to the writer (changes) or to the e
 """
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -34,12 +34,14 @@ from streamstore.limits import (
 )
 from streamstore.model import (
     DescribeLimitsResult,
+    EnhancedMonitoringResult,
     ListShardsResult,
     ListStreamsResult,
     ListTagsForStreamResult,
     SequenceNumberRange,
     Shard,
     ShardFilter,
+    ShardLevelMetric,
     StoredStream,
     StreamDescription,
     StreamDescriptionSummary,
@@ -59,6 +61,8 @@ from streamstore.retention import in_bites, trim_shard
 from streamstore.settings import (
     add_tags,
     decrease_retention,
+    disable_metrics,
+    enable_metrics,
     increase_retention,
     remove_tags,
     update_mode,
@@ -84,6 +88,7 @@ from streamstore.validate import (
     parse_retention,
     parse_shard_filter,
     parse_shard_id,
+    parse_shard_level_metrics,
     parse_stream_mode,
     parse_stream_name,
     parse_stream_settings,
@@ -288,6 +293,48 @@ class StreamControl(OpenStore):
         mode = parse_stream_mode(stream_mode)
         self._change_stream(name, lambda transaction, stream: update_mode(transaction, stream, mode))
 
+    def enable_enhanced_monitoring(
+        self, stream_name: str, shard_level_metrics: Collection[ShardLevelMetric]
+    ) -> EnhancedMonitoringResult:
+        """Let servers show these metrics of each shard of a stream, beside those that they show.
+
+        ``shard_level_metrics``: 1 to 7 of "IncomingBytes", "IncomingRecords", "OutgoingBytes", "OutgoingRecords",
+        "WriteProvisionedThroughputExceeded", "ReadProvisionedThroughputExceeded", "IteratorAgeMilliseconds", and "ALL"
+        for every one. The store keeps them with the stream; it is ``streamstore serve`` that counts. Source:
+        EnableEnhancedMonitoring.
+
+        Raises, with nothing changed: ``InvalidArgumentException``, ``ResourceNotFoundException``, and the storage
+        errors of ``put_record``.
+        """
+        return self._change_metrics(stream_name, shard_level_metrics, enable_metrics)
+
+    def disable_enhanced_monitoring(
+        self, stream_name: str, shard_level_metrics: Collection[ShardLevelMetric]
+    ) -> EnhancedMonitoringResult:
+        """Let servers show these metrics of the shards of a stream no longer; those they do not show are ignored.
+
+        The arguments, and what it raises, are those of ``enable_enhanced_monitoring``; "ALL" leaves none.
+        """
+        return self._change_metrics(stream_name, shard_level_metrics, disable_metrics)
+
+    def _change_metrics(
+        self,
+        stream_name: object,
+        shard_level_metrics: object,
+        change: Callable[[WriteTransaction, StoredStream, frozenset[ShardLevelMetric]], StoredStream],
+    ) -> EnhancedMonitoringResult:
+        name = parse_stream_name("stream_name", stream_name, self._dialect)
+        asked = parse_shard_level_metrics(shard_level_metrics)
+        before, now = self._change_stream(
+            name, lambda transaction, stream: (stream, change(transaction, stream, asked))
+        )
+        return EnhancedMonitoringResult(
+            stream_name=name,
+            stream_arn=self.stream_arn(name),
+            current_shard_level_metrics=before.shard_level_metrics,
+            desired_shard_level_metrics=now.shard_level_metrics,
+        )
+
     def increase_stream_retention_period(self, stream_name: str, retention_period_hours: int) -> None:
         """Keep records longer, up to 24 hours, in the dialect "aws" 8,760. Source: IncreaseStreamRetentionPeriod.
 
@@ -407,6 +454,7 @@ class StreamControl(OpenStore):
             shards=tuple(shards[:shard_limit]),
             has_more_shards=len(shards) > shard_limit,
             stream_mode=stream.mode,
+            enhanced_monitoring=stream.shard_level_metrics,
         )
 
     def describe_stream_summary(self, stream_name: str) -> StreamDescriptionSummary:
@@ -432,6 +480,7 @@ class StreamControl(OpenStore):
             idempotency_window_seconds=stream.idempotency_window_ms // 1000,
             open_shard_count=stream.open_shard_count,
             consumer_count=consumer_count,
+            enhanced_monitoring=stream.shard_level_metrics,
         )
 
     def describe_limits(self) -> DescribeLimitsResult:

@@ -50,11 +50,13 @@ from streamstore.databases import (
 )
 from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 from streamstore.model import (
+    SHARD_LEVEL_METRICS,
     STREAM_MODES,
     FirstPut,
     HashKeyRange,
     Record,
     ShardCounter,
+    ShardLevelMetric,
     StoredConsumer,
     StoredShard,
     StoredStream,
@@ -89,6 +91,7 @@ _TIME_MS_MAX: Final = 2**64 - 1
 _HASH_KEY_BYTES: Final = 16
 _END_OF_NAME: Final = b"\0"
 _FIRST_FIELDS: Final = 5
+_SETTINGS_WITHOUT_METRICS: Final = 5
 _FIRST_SETTINGS: Final[list[object]] = [False, "PROVISIONED", IDEMPOTENCY_WINDOW_MS_DEFAULT, [], []]
 # Whatever it returns is proven by what is done with it.
 _unpack_fields: Final = cast(Callable[[bytes], Iterable[object]], msgpack.unpackb)
@@ -140,7 +143,8 @@ def encode_stream(stream: StoredStream) -> bytes:
 
     A shard is ``[starting hash key, ending hash key, parent indexes, first sequence, next sequence at close or
     nil, index, created ms, closed ms or nil]``; a hash key is 16 bytes. The settings are ``[has read quota, mode,
-    idempotency window ms, [[tag key, tag value], ...], [resized ms, ...]]``.
+    idempotency window ms, [[tag key, tag value], ...], [resized ms, ...]]``, and behind these ``[shard level metric,
+    ...]``, unless there is none.
 
     The first stores of this version have five fields in a stream and five in a shard, whose index is its place.
     """
@@ -170,6 +174,7 @@ def encode_stream(stream: StoredStream) -> bytes:
                 stream.idempotency_window_ms,
                 [list(tag) for tag in stream.tags],
                 list(stream.resized_ms),
+                *([list(stream.shard_level_metrics)] if stream.shard_level_metrics else []),
             ],
         ]
     )
@@ -183,7 +188,12 @@ def decode_stream(key: bytes, value: bytes) -> StoredStream:
     number, creation_ms, retention_hours, write_quota_kb_per_sec, shards, next_shard_index, settings = _expect_list(
         fields, length=_FIRST_FIELDS + 2
     )
-    has_read_quota, mode, idempotency_window_ms, tags, resized_ms = _expect_list(settings, length=5)
+    settings = _expect_list(settings)
+    if len(settings) == _SETTINGS_WITHOUT_METRICS:
+        settings.append([])
+    has_read_quota, mode, idempotency_window_ms, tags, resized_ms, metrics = _expect_list(
+        settings, length=_SETTINGS_WITHOUT_METRICS + 1
+    )
     return StoredStream(
         name=_decode_name(key),
         number=StreamNumber(_expect_int(number)),
@@ -200,6 +210,7 @@ def decode_stream(key: bytes, value: bytes) -> StoredStream:
         idempotency_window_ms=_expect_int(idempotency_window_ms),
         tags=tuple(_decode_tag(tag) for tag in _expect_list(tags)),
         resized_ms=tuple(_expect_int(time_ms) for time_ms in _expect_list(resized_ms)),
+        shard_level_metrics=_expect_metrics(metrics),
     )
 
 
@@ -476,6 +487,14 @@ def _expect_mode(value: object) -> StreamMode:
         if value == mode:
             return mode
     raise DamagedValueError("it holds no mode of a stream where one belongs")
+
+
+def _expect_metrics(value: object) -> tuple[ShardLevelMetric, ...]:
+    names = _expect_list(value)
+    metrics = tuple(metric for metric in SHARD_LEVEL_METRICS if metric in names)
+    if list(metrics) == names and ("ALL" not in metrics or len(metrics) == 1):
+        return metrics
+    raise DamagedValueError("it holds no metrics of shards where they belong")
 
 
 def _expect_str(value: object) -> str:

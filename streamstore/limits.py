@@ -59,6 +59,9 @@ TAGS_PER_STREAM_MAX: Final = 50
 TAGS_PER_CALL_MAX: Final = 50
 LIST_TAGS_LIMIT_MAX: Final = 50
 
+# Enhanced monitoring: AWS.
+SHARD_LEVEL_METRICS_PER_CALL_MAX: Final = 7
+
 # Write quota per shard: YDB values, 1,000 records/s from doc limits page. A shard saves up one second of it.
 WRITE_QUOTA_KB_PER_SEC_CHOICES: Final = (128, 512, 1024)
 WRITE_QUOTA_RECORDS_PER_SEC: Final = 1_000

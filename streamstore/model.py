@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple, NewType, Protocol, TypeVar, cast,
 from streamstore.limits import IDEMPOTENCY_WINDOW_MS_DEFAULT
 
 __all__ = [
+    "SHARD_LEVEL_METRICS",
     "STREAM_MODES",
     "ChildShard",
     "CommitReport",
@@ -21,6 +22,7 @@ __all__ = [
     "DescribeLimitsResult",
     "DialectName",
     "EncryptionType",
+    "EnhancedMonitoringResult",
     "EntryLike",
     "FirstPut",
     "GetRecordsResult",
@@ -42,6 +44,7 @@ __all__ = [
     "ShardFilter",
     "ShardFilterType",
     "ShardIteratorType",
+    "ShardLevelMetric",
     "StorageInfo",
     "StoredConsumer",
     "StoredShard",
@@ -81,6 +84,18 @@ StreamMode = Literal["PROVISIONED", "ON_DEMAND"]
 RECORDS_DATABASE_PREFIX: Final = b"records/"
 """With it begin the names of the databases whose values are never written over."""
 STREAM_MODES: Final[tuple[StreamMode, ...]] = get_args(StreamMode)
+ShardLevelMetric = Literal[
+    "IncomingBytes",
+    "OutgoingRecords",
+    "IncomingRecords",
+    "OutgoingBytes",
+    "WriteProvisionedThroughputExceeded",
+    "ReadProvisionedThroughputExceeded",
+    "IteratorAgeMilliseconds",
+    "ALL",
+]
+"""What can be counted of each shard; ``ALL`` is every other one."""
+SHARD_LEVEL_METRICS: Final[tuple[ShardLevelMetric, ...]] = get_args(ShardLevelMetric)
 SyncMode = Literal["full", "normal", "off"]
 DialectName = Literal["yandex", "aws"]
 TailStart = Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
@@ -330,7 +345,8 @@ class StoredStream:
     """A stream as the store keeps it. ``shards`` maps indexes, in rising order and never reused, to shards.
 
     ``idempotency_window_ms`` is how long an idempotency key is remembered. ``resized_ms`` holds when its shard count
-    was updated within the last day, where the dialect bounds that.
+    was updated within the last day, where the dialect bounds that. ``shard_level_metrics`` are in the order of
+    ``SHARD_LEVEL_METRICS``, each once, and "ALL" alone.
     """
 
     name: str
@@ -345,6 +361,7 @@ class StoredStream:
     idempotency_window_ms: int = IDEMPOTENCY_WINDOW_MS_DEFAULT
     tags: tuple[tuple[str, str], ...] = ()
     resized_ms: tuple[int, ...] = ()
+    shard_level_metrics: tuple[ShardLevelMetric, ...] = ()
 
     @property
     def retention_ms(self) -> int:
@@ -418,7 +435,8 @@ class ShardCounter(NamedTuple):
 class StreamDescription:
     """A stream as ``describe_stream`` shows it, with one page of its shards.
 
-    ``stream_arn`` is an ARN in the dialect "aws", and the name of the stream in "yandex".
+    ``stream_arn`` is an ARN in the dialect "aws", and the name of the stream in "yandex". ``enhanced_monitoring`` are
+    the metrics that are shown of each of its shards.
     """
 
     stream_name: str
@@ -431,6 +449,7 @@ class StreamDescription:
     has_more_shards: bool
     encryption_type: EncryptionType = "NONE"
     stream_mode: StreamMode = "PROVISIONED"
+    enhanced_monitoring: tuple[ShardLevelMetric, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,6 +467,7 @@ class StreamDescriptionSummary:
     open_shard_count: int
     consumer_count: int
     encryption_type: EncryptionType = "NONE"
+    enhanced_monitoring: tuple[ShardLevelMetric, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -564,6 +584,16 @@ class UpdateStreamResult:
     shard_count: int
     write_quota_kb_per_sec: int | None
     retention_period_hours: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnhancedMonitoringResult:
+    """The metrics that were shown of each shard of the stream before the call, and those that are from now on."""
+
+    stream_name: str
+    stream_arn: str
+    current_shard_level_metrics: tuple[ShardLevelMetric, ...]
+    desired_shard_level_metrics: tuple[ShardLevelMetric, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a stream is set to, changed inside a transaction: retention, quotas, mode and tags.
+"""What a stream is set to, changed inside a transaction: retention, quotas, mode, metrics and tags.
 
 Nothing here is done before its refusals, and an entry that stays the same is not saved: it needs no commit.
 """
@@ -8,12 +8,28 @@ from dataclasses import replace
 from streamstore.dialect import Dialect
 from streamstore.errors import InvalidArgumentException, LimitExceededException
 from streamstore.limits import TAGS_PER_STREAM_MAX
-from streamstore.model import StoredStream, StreamMode, StreamUpdate, UpdateStreamResult
+from streamstore.model import (
+    SHARD_LEVEL_METRICS,
+    ShardLevelMetric,
+    StoredStream,
+    StreamMode,
+    StreamUpdate,
+    UpdateStreamResult,
+)
 from streamstore.reshard import resize_stream
 from streamstore.streams import refuse_another_on_demand, save_stream
 from streamstore.transaction import WriteTransaction
 
-__all__ = ["add_tags", "decrease_retention", "increase_retention", "remove_tags", "update_mode", "update_stream"]
+__all__ = [
+    "add_tags",
+    "decrease_retention",
+    "disable_metrics",
+    "enable_metrics",
+    "increase_retention",
+    "remove_tags",
+    "update_mode",
+    "update_stream",
+]
 
 
 def update_stream(
@@ -89,6 +105,23 @@ def update_mode(transaction: WriteTransaction, stream: StoredStream, mode: Strea
         save_stream(transaction, replace(stream, mode=mode))
 
 
+def enable_metrics(
+    transaction: WriteTransaction, stream: StoredStream, asked: frozenset[ShardLevelMetric]
+) -> StoredStream:
+    """Show these metrics of each shard too, and return the stream as it is now."""
+    return _with_metrics(transaction, stream, asked.union(stream.shard_level_metrics))
+
+
+def disable_metrics(
+    transaction: WriteTransaction, stream: StoredStream, asked: frozenset[ShardLevelMetric]
+) -> StoredStream:
+    """Show these metrics of the shards no longer, and return the stream as it is now."""
+    if "ALL" in asked:
+        return _with_metrics(transaction, stream, frozenset())
+    shown = SHARD_LEVEL_METRICS if "ALL" in stream.shard_level_metrics else stream.shard_level_metrics
+    return _with_metrics(transaction, stream, frozenset(shown) - asked - {"ALL"})
+
+
 def add_tags(transaction: WriteTransaction, stream: StoredStream, tags: tuple[tuple[str, str], ...]) -> None:
     """Add tags; one whose key is there already gets the new value."""
     merged = dict(stream.tags) | dict(tags)
@@ -104,6 +137,15 @@ def remove_tags(transaction: WriteTransaction, stream: StoredStream, tag_keys: f
     """Remove the tags with these keys; keys that the stream does not have are none to remove."""
     kept = tuple((key, value) for key, value in stream.tags if key not in tag_keys)
     _save_if_changed(transaction, stream, replace(stream, tags=kept))
+
+
+def _with_metrics(
+    transaction: WriteTransaction, stream: StoredStream, shown: frozenset[ShardLevelMetric]
+) -> StoredStream:
+    metrics: tuple[ShardLevelMetric, ...] = tuple(metric for metric in SHARD_LEVEL_METRICS if metric in shown)
+    changed = replace(stream, shard_level_metrics=("ALL",) if "ALL" in shown else metrics)
+    _save_if_changed(transaction, stream, changed)
+    return changed
 
 
 def _save_if_changed(transaction: WriteTransaction, stream: StoredStream, changed: StoredStream) -> None:

@@ -30,6 +30,7 @@ from streamstore.limits import (
     SEQUENCE_NUMBER_DIGITS_MAX,
     SEQUENCE_NUMBER_MAX,
     SHARD_ID_CHARACTERS_MAX,
+    SHARD_LEVEL_METRICS_PER_CALL_MAX,
     SHARDS_PER_STORE_MAX,
     STREAM_NAME_CHARACTERS_MAX,
     TAG_KEY_CHARACTERS_MAX,
@@ -40,11 +41,13 @@ from streamstore.limits import (
     WRITE_QUOTA_KB_PER_SEC_CHOICES,
 )
 from streamstore.model import (
+    SHARD_LEVEL_METRICS,
     STREAM_MODES,
     NewRecord,
     ShardFilter,
     ShardFilterType,
     ShardIteratorType,
+    ShardLevelMetric,
     StreamMode,
     StreamSettings,
     StreamUpdate,
@@ -530,6 +533,16 @@ def parse_tag_keys(value: object) -> frozenset[str]:
     return frozenset(_parse_key_of("tag_keys", key) for key in value)
 
 
+def parse_shard_level_metrics(value: object) -> frozenset[ShardLevelMetric]:
+    if not _is_collection(value) or not 1 <= len(value) <= SHARD_LEVEL_METRICS_PER_CALL_MAX:
+        raise InvalidArgumentException(
+            argument="shard_level_metrics",
+            value=f"{len(value)} metrics" if _is_collection(value) else value,
+            constraint=f"be a collection of 1 to {SHARD_LEVEL_METRICS_PER_CALL_MAX} metrics",
+        )
+    return frozenset(_parse_shard_level_metric(metric) for metric in value)
+
+
 def parse_exclusive_start_tag_key(value: object) -> str:
     return "" if value is None else _parse_tag_key("exclusive_start_tag_key", value, "be")
 
@@ -619,6 +632,15 @@ def _parse_tag_value(value: object) -> str:
         argument="tags",
         value=value,
         constraint=(f"have values, each a str of 0 to {TAG_VALUE_CHARACTERS_MAX} characters without lone surrogates"),
+    )
+
+
+def _parse_shard_level_metric(value: object) -> ShardLevelMetric:
+    for metric in SHARD_LEVEL_METRICS:
+        if isinstance(value, str) and value == metric:
+            return metric
+    raise InvalidArgumentException(
+        argument="shard_level_metrics", value=value, constraint=f"be of {', '.join(SHARD_LEVEL_METRICS)}"
     )
 
 

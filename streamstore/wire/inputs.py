@@ -20,13 +20,14 @@ from streamstore.limits import (
     PUT_RECORDS_ENTRIES_MAX,
     RECORD_DATA_BYTES_MAX,
     SHARD_ID_CHARACTERS_MAX,
+    SHARD_LEVEL_METRICS_PER_CALL_MAX,
     STREAM_NAME_CHARACTERS_MAX,
     TAG_KEY_CHARACTERS_MAX,
     TAG_VALUE_CHARACTERS_MAX,
     TAGS_PER_CALL_MAX,
     TOKEN_CHARACTERS_MAX,
 )
-from streamstore.model import STREAM_MODES
+from streamstore.model import SHARD_LEVEL_METRICS, STREAM_MODES
 from streamstore.validate import (
     CONSUMER_NAME_PATTERN,
     HASH_KEY_PATTERN,
@@ -37,18 +38,7 @@ from streamstore.validate import (
 )
 from streamstore.wire.shapes import Blob, Flag, ListOf, MapOf, Member, Shape, Structure, Text, Time, Whole
 
-__all__ = ["METRICS", "requests_of"]
-
-METRICS: Final = (
-    "IncomingBytes",
-    "OutgoingRecords",
-    "IncomingRecords",
-    "OutgoingBytes",
-    "WriteProvisionedThroughputExceeded",
-    "ReadProvisionedThroughputExceeded",
-    "IteratorAgeMilliseconds",
-    "ALL",
-)
+__all__ = ["requests_of"]
 
 SHARD_ID: Final = Text(1, SHARD_ID_CHARACTERS_MAX, SHARD_ID_PATTERN)
 HASH_KEY: Final = Text(pattern=HASH_KEY_PATTERN)
@@ -115,7 +105,9 @@ class _Request:
 
 
 RETENTION: Final[Mapping[str, Shape]] = {"RetentionPeriodHours": ANY_WHOLE}
-SHARD_LEVEL_METRICS: Final[Mapping[str, Shape]] = {"ShardLevelMetrics": ListOf(Text(choices=METRICS), 1, 7)}
+MONITORING: Final[Mapping[str, Shape]] = {
+    "ShardLevelMetrics": ListOf(Text(choices=SHARD_LEVEL_METRICS), 1, SHARD_LEVEL_METRICS_PER_CALL_MAX)
+}
 ENCRYPTION: Final[Mapping[str, Shape]] = {"EncryptionType": ENCRYPTION_TYPE, "KeyId": KEY_ID}
 DRY_RUN: Final[Mapping[str, Shape]] = {"DryRun": Flag()}
 CREATION: Final[Mapping[str, Shape]] = {
@@ -143,8 +135,8 @@ REQUESTS: Final[Mapping[str, _Request]] = {
         (*CONSUMER_ARN, *STREAM_ARN), optional={"ConsumerName": CONSUMER_NAME}, may_be_nameless=True
     ),
     "DescribeStreamSummary": _Request(STREAM),
-    "DisableEnhancedMonitoring": _Request(STREAM, SHARD_LEVEL_METRICS),
-    "EnableEnhancedMonitoring": _Request(STREAM, SHARD_LEVEL_METRICS),
+    "DisableEnhancedMonitoring": _Request(STREAM, MONITORING),
+    "EnableEnhancedMonitoring": _Request(STREAM, MONITORING),
     "GetRecords": _Request(
         STREAM_ARN, {"ShardIterator": TOKEN}, {"Limit": RECORDS_LIMIT, **DRY_RUN}, may_be_nameless=True
     ),
