@@ -38,6 +38,7 @@ __all__ = [
     "parse_consumers_token",
     "parse_next_token",
     "parse_shard_iterator",
+    "parse_shard_of_iterator",
     "parse_stream_of_token",
     "parse_streams_token",
 ]
@@ -172,6 +173,15 @@ def parse_stream_of_token(token: object, *, secret: bytes) -> str | None:
     for version, layout in ((SHARD_ITERATOR_VERSION, SHARD_ITERATOR_LAYOUT), (NEXT_TOKEN_VERSION, NEXT_TOKEN_LAYOUT)):
         with contextlib.suppress(InvalidArgumentException):
             return _parse(token, version, secret, argument="token")[layout.size :].decode()
+    return None
+
+
+def parse_shard_of_iterator(token: object, *, secret: bytes) -> tuple[str, int] | None:
+    """Return the stream and the index of the shard that an iterator of any age is in; None if it is no iterator."""
+    with contextlib.suppress(InvalidArgumentException):
+        payload = _parse(token, SHARD_ITERATOR_VERSION, secret, argument="token")
+        _, _, shard_index, *_ = SHARD_ITERATOR_LAYOUT.unpack_from(payload)
+        return payload[SHARD_ITERATOR_LAYOUT.size :].decode(), shard_index
     return None
 
 

@@ -179,6 +179,14 @@ class OpenStore:
         """Return how large the file is and how many readers have used it. Raises what any read raises."""
         return self._engine.storage_info()
 
+    def shows_shards_of(self, stream_name: str) -> bool:
+        """Tell whether any metrics of a stream's shards are enabled, as the last call that used it has found.
+
+        No look at the store: it is for whoever has just put into the stream or read from it.
+        """
+        stream = self._catalog.last_loaded(stream_name)
+        return stream is not None and bool(stream.shard_level_metrics)
+
     def stream_arn(self, stream_name: str) -> str:
         """Return the ARN of a stream. It ends in the name, behind a slash if anything is in front of it."""
         return self._dialect.stream_arn(stream_name, region=self._region, account_id=self._account_id)

@@ -15,7 +15,13 @@ from streamstore.errors import ProvisionedThroughputExceededException, ResourceN
 from streamstore.feed import Feed, Patience
 from streamstore.following import Following, Round, latest_positions
 from streamstore.ingest import Ingestion
-from streamstore.iterator import ShardPosition, encode_shard_iterator, parse_shard_iterator, parse_stream_of_token
+from streamstore.iterator import (
+    ShardPosition,
+    encode_shard_iterator,
+    parse_shard_iterator,
+    parse_shard_of_iterator,
+    parse_stream_of_token,
+)
 from streamstore.limits import GET_RECORDS_LIMIT_MAX
 from streamstore.model import (
     ChildShard,
@@ -242,6 +248,14 @@ class StreamStore(ConsumerControl):
         None if it belongs to no stream or is no token of this store.
         """
         return parse_stream_of_token(token, secret=self._secret)
+
+    def shard_of_iterator(self, shard_iterator: str) -> tuple[str, str] | None:
+        """Return the names of the stream and the shard that an iterator of this store is in, however old it is.
+
+        None if it is no iterator of this store.
+        """
+        place = parse_shard_of_iterator(shard_iterator, secret=self._secret)
+        return None if place is None else (place[0], self._dialect.shard_id(place[1]))
 
     def get_shard_iterator(
         self,

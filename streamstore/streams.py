@@ -152,6 +152,11 @@ class StreamCatalog:
         self._decoded[stream_name] = (value, stream)
         return stream
 
+    def last_loaded(self, stream_name: str) -> StoredStream | None:
+        """Return the stream as whoever loaded it last has found it; None if nobody has, or it was not there."""
+        known = self._decoded.get(stream_name)
+        return None if known is None else known[1].stored
+
 
 def initial_databases(dialect: Dialect) -> Databases:
     """Return what a new store contains. The secret signs its tokens."""

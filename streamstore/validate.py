@@ -640,7 +640,7 @@ def _parse_shard_level_metric(value: object) -> ShardLevelMetric:
         if isinstance(value, str) and value == metric:
             return metric
     raise InvalidArgumentException(
-        argument="shard_level_metrics", value=value, constraint=f"be of {', '.join(SHARD_LEVEL_METRICS)}"
+        argument="shard_level_metrics", value=value, constraint=f"hold nothing but {', '.join(SHARD_LEVEL_METRICS)}"
     )
 
 

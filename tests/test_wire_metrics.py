@@ -21,6 +21,7 @@ from streamstore.wire.dispatch import Dispatcher
 from streamstore.wire.http import Answer, Reply, Start, WireRequest, WireResponse
 from streamstore.wire.metrics import Metrics
 from streamstore.wire.service import Service
+from streamstore.wire.shard_traffic import ShardTraffic
 from tests.children import WAIT_S
 from tests.signing import BODY, KEY_ID, SECRET, signed
 
@@ -63,10 +64,12 @@ def service_of(
     access_log: AccessLog | None = None,
     metrics_for_all: bool = False,
 ) -> Service:
+    metrics = Metrics(store, actions_of(store.dialect).keys(), CountsBoard(1), 0)
+    dispatcher = Dispatcher(store, traffic=ShardTraffic(store, metrics.counts))
     return Service(
         store,
-        Dispatcher(store).start if answer is None else started(answer),
-        Metrics(store, actions_of(store.dialect).keys(), CountsBoard(1), 0),
+        dispatcher.start if answer is None else started(answer),
+        metrics,
         access_log=access_log,
         metrics_for_all=metrics_for_all,
         clock_s=Ticking(),

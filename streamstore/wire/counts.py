@@ -13,13 +13,13 @@ from zlib import crc32
 
 import msgspec
 
-__all__ = ["SECONDS_BUCKETS", "Counts", "CountsBoard", "RequestCounts", "Times"]
+__all__ = ["SECONDS_BUCKETS", "Counts", "CountsBoard", "RequestCounts", "ShardCounts", "Times"]
 
 # From a fast device to one in trouble.
 SECONDS_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 HEAD: Final = Struct("<III")
 """Of a half of a place on the board: its version, the length of what stands behind it, and a CRC-32 of both."""
-HALF_BYTES: Final = 524_288  # 39 actions with 50 codes each would need a third of it
+HALF_BYTES: Final = 2_097_152  # 39 actions with 50 codes each and 4,000 shards with the longest names need 0.65 of it
 HALVES: Final = 2
 
 
@@ -50,8 +50,37 @@ class RequestCounts(msgspec.Struct):
     times: Times = msgspec.field(default_factory=Times)
 
 
+class ShardCounts(msgspec.Struct, array_like=True):
+    """What went into one shard and came out of it. Written without the names of the fields: there may be thousands."""
+
+    incoming_bytes: int = 0
+    incoming_records: int = 0
+    outgoing_bytes: int = 0
+    outgoing_records: int = 0
+    writes_throttled: int = 0
+    reads_throttled: int = 0
+    read_ms: int | None = None
+    """When it was read last, in milliseconds since 1970; None: never."""
+    iterator_age_ms: int = 0
+    """How old the last record was that was read then; 0 if there was none any more."""
+
+    def include(self, other: "ShardCounts") -> None:
+        self.incoming_bytes += other.incoming_bytes
+        self.incoming_records += other.incoming_records
+        self.outgoing_bytes += other.outgoing_bytes
+        self.outgoing_records += other.outgoing_records
+        self.writes_throttled += other.writes_throttled
+        self.reads_throttled += other.reads_throttled
+        if other.read_ms is not None and (self.read_ms is None or other.read_ms > self.read_ms):
+            self.read_ms, self.iterator_age_ms = other.read_ms, other.iterator_age_ms
+
+
 class Counts(msgspec.Struct):
-    """All that one process has counted, or several together. ``requests`` is by action and by code."""
+    """All that one process has counted, or several together.
+
+    ``requests`` is by action and by code, ``shards`` by stream and shard id, with the slash between them that neither
+    has.
+    """
 
     requests: dict[str, dict[str, RequestCounts]] = msgspec.field(default_factory=dict[str, dict[str, RequestCounts]])
     records: int = 0
@@ -59,6 +88,7 @@ class Counts(msgspec.Struct):
     records_throttled: int = 0
     commit_requests: int = 0
     commits: Times = msgspec.field(default_factory=Times)
+    shards: dict[str, ShardCounts] = msgspec.field(default_factory=dict[str, ShardCounts])
 
     def of_request(self, action: str, code: str) -> RequestCounts:
         """Return what is counted of an action and a code, from now on."""
@@ -79,6 +109,8 @@ class Counts(msgspec.Struct):
         self.records_throttled += other.records_throttled
         self.commit_requests += other.commit_requests
         self.commits.include(other.commits)
+        for address, shard in other.shards.items():
+            self.shards.setdefault(address, ShardCounts()).include(shard)
 
 
 class CountsBoard:

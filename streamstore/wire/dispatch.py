@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from streamstore import AsyncFeed, AsyncStreamStore, Feed, StreamStore
 from streamstore.dialect import YANDEX
-from streamstore.errors import InvalidArgumentException, StreamStoreError
+from streamstore.errors import InvalidArgumentException, ProvisionedThroughputExceededException, StreamStoreError
 from streamstore.model import SubscribeToShardEvent
 from streamstore.wire.actions import Action, Output, actions_of
 from streamstore.wire.arguments import Arguments
@@ -26,6 +26,7 @@ from streamstore.wire.protocol import (
     stream_headers,
 )
 from streamstore.wire.refusal import Refusal, refusal_of
+from streamstore.wire.shard_traffic import ShardTraffic
 from streamstore.wire.transitions import Transitions
 from streamstore.wire.validation import parse_request
 from streamstore.wire.words import refusal_in_words
@@ -53,12 +54,21 @@ class Dispatcher:
     ``authenticate``: who may ask, and what; None: everybody, everything.
     ``transition_ms``: 0 to 3,600,000, for how many milliseconds of the store's clock a stream or consumer that was
     changed through this object is CREATING, UPDATING or DELETING; the change is stored at once all the same.
+    ``traffic``: what counts the records that the answers move.
 
     Raises ``InvalidArgumentException``.
     """
 
-    def __init__(self, store: StreamStore, *, authenticate: Authenticate | None = None, transition_ms: int = 0) -> None:
+    def __init__(
+        self,
+        store: StreamStore,
+        *,
+        authenticate: Authenticate | None = None,
+        transition_ms: int = 0,
+        traffic: ShardTraffic | None = None,
+    ) -> None:
         self._store = store
+        self._traffic = traffic
         self._awaited = AsyncStreamStore.of(store)
         self._dialect = store.dialect
         self._actions = actions_of(store.dialect)
@@ -173,6 +183,8 @@ class Dispatcher:
             return WireResponse(200, stream_headers(), frames(output, call.codec, self._refusal_of), output.close)
         if isinstance(output, AsyncFeed):
             return WireResponse(200, stream_headers(), await_frames(output, call.codec, self._refusal_of), output.close)
+        if self._traffic is not None and output is not None:
+            self._traffic.count_answer(call.action.name, call.arguments, output)
         return answer_with(output, call.codec, self._dialect)
 
     def _refusal_of(self, error: StreamStoreError) -> Refusal:
@@ -180,6 +192,8 @@ class Dispatcher:
         return refusal_of(error, dialect=self._dialect, account_id=store.account_id, region=store.region)
 
     def _response_to_error(self, request: WireRequest, call: _Call | None, error: Exception) -> WireResponse:
+        if self._traffic is not None and call is not None and isinstance(error, ProvisionedThroughputExceededException):
+            self._traffic.count_throttle(call.action.name, error)
         try:
             if call is not None and isinstance(error, InvalidArgumentException) and error.argument != "read_only":
                 error = refusal_in_words(self._store, call.arguments, error)

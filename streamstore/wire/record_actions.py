@@ -1,9 +1,10 @@
 """What the actions on records do: the operation of the store that each stands for, and its answer on the wire."""
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from streamstore import AsyncFeed, AsyncStreamStore, Feed, StreamStore
 from streamstore.limits import GET_RECORDS_LIMIT_MAX
@@ -26,6 +27,7 @@ __all__ = [
     "get_shard_iterator",
     "put_record",
     "put_records",
+    "shard_that_throttled",
     "start_put_record",
     "start_put_records",
     "start_subscribe_to_shard",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+THROTTLED_SHARD: Final = re.compile(r"for shard (\S+) in stream ")
 
 
 class Started(NamedTuple, Generic[T]):
@@ -142,6 +145,13 @@ def _output_of_put_records(result: PutRecordsResult, account_id: str) -> dict[st
         ],
         "EncryptionType": result.encryption_type,
     }
+
+
+def shard_that_throttled(entry: Mapping[str, object]) -> str:
+    """Return the id of the shard whose quota refused an entry of an answer: nothing but its message tells that."""
+    match = THROTTLED_SHARD.search(str(entry["ErrorMessage"]))
+    assert match is not None
+    return match[1]
 
 
 def _problem(entry: PutRecordsResultEntry) -> str:

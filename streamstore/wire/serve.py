@@ -33,6 +33,7 @@ from streamstore.wire.listener import Listener, Tls, bind, bind_each
 from streamstore.wire.metrics import Metrics
 from streamstore.wire.notify import notify_systemd
 from streamstore.wire.service import Service
+from streamstore.wire.shard_traffic import ShardTraffic
 from streamstore.wire.supervisor import supervise, tell_ready
 
 __all__ = ["ServeError", "ServeOptions", "Tls", "serve", "serve_in_processes"]
@@ -203,6 +204,7 @@ class _Serving:
             self._store,
             authenticate=None if self._gate is None else self._gate.admit,
             transition_ms=self._options.transition_ms,
+            traffic=ShardTraffic(self._store, self._metrics.counts),
         )
         return Service(
             self._store,

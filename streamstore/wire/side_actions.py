@@ -1,4 +1,4 @@
-"""What the actions beside records and streams do: tags, consumers, and what has no meaning on one machine.
+"""What the actions beside records and streams do: tags, consumers, metrics, and what has no meaning on one machine.
 
 What has none is refused, and the refusal says why; what is true all the same (nothing is encrypted, nobody is billed)
 is answered.
@@ -10,6 +10,8 @@ from typing import NoReturn
 from streamstore import StreamStore
 from streamstore.dialect import YANDEX
 from streamstore.limits import LIST_STREAM_CONSUMERS_LIMIT_DEFAULT, LIST_TAGS_LIMIT_MAX
+from streamstore.model import EnhancedMonitoringResult, ShardLevelMetric
+from streamstore.validate import parse_shard_level_metrics
 from streamstore.wire.arguments import Arguments
 from streamstore.wire.members import wire_value
 from streamstore.wire.refusal import Refusal
@@ -21,6 +23,7 @@ __all__ = [
     "describe_account_settings",
     "describe_stream_consumer",
     "disable_enhanced_monitoring",
+    "enable_enhanced_monitoring",
     "list_stream_consumers",
     "list_tags_for_resource",
     "list_tags_for_stream",
@@ -102,15 +105,16 @@ def update_account_settings(store: StreamStore, arguments: Arguments) -> dict[st
     return describe_account_settings(store, arguments)
 
 
+def enable_enhanced_monitoring(store: StreamStore, arguments: Arguments) -> dict[str, object]:
+    """Yandex Data Streams has no such action, so it is known and refused there."""
+    if store.dialect is YANDEX:
+        refused("InvalidAction", "Yandex Data Streams has no metrics of single shards.")(store, arguments)
+    return _monitoring(store.enable_enhanced_monitoring(arguments.stream_name(), _metrics(arguments)))
+
+
 def disable_enhanced_monitoring(store: StreamStore, arguments: Arguments) -> dict[str, object]:
-    """There is none, so it is disabled."""
-    name = _require_stream(store, arguments)
-    return {
-        "StreamName": name,
-        "StreamARN": store.stream_arn(name),
-        "CurrentShardLevelMetrics": [],
-        "DesiredShardLevelMetrics": [],
-    }
+    """In both dialects: who embeds a store of Yandex's may have enabled some."""
+    return _monitoring(store.disable_enhanced_monitoring(arguments.stream_name(), _metrics(arguments)))
 
 
 def stop_stream_encryption(store: StreamStore, arguments: Arguments) -> None:
@@ -134,6 +138,19 @@ def refused(error_name: str, message: str) -> Callable[[StreamStore, Arguments],
         raise Refusal(error_name, message)
 
     return refuse
+
+
+def _metrics(arguments: Arguments) -> frozenset[ShardLevelMetric]:
+    return parse_shard_level_metrics(arguments.texts("ShardLevelMetrics"))
+
+
+def _monitoring(result: EnhancedMonitoringResult) -> dict[str, object]:
+    return {
+        "StreamName": result.stream_name,
+        "StreamARN": result.stream_arn,
+        "CurrentShardLevelMetrics": list(result.current_shard_level_metrics),
+        "DesiredShardLevelMetrics": list(result.desired_shard_level_metrics),
+    }
 
 
 def _require_stream(store: StreamStore, arguments: Arguments) -> str:

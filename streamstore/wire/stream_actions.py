@@ -39,7 +39,6 @@ __all__ = [
 
 ON_DEMAND_SHARDS: Final = 4  # AWS: what a new stream in that mode has
 RECORD_KIB_MAX: Final = RECORD_DATA_BYTES_MAX // 1024
-NO_ENHANCED_MONITORING: Final = [{"ShardLevelMetrics": list[str]()}]
 
 
 def create_stream(store: StreamStore, arguments: Arguments) -> None:
@@ -76,7 +75,7 @@ def describe_stream(store: StreamStore, arguments: Arguments) -> dict[str, objec
         "HasMoreShards": stream.has_more_shards,
         "RetentionPeriodHours": stream.retention_period_hours,
         "StreamCreationTimestamp": moment_of(stream.stream_creation_timestamp),
-        "EnhancedMonitoring": NO_ENHANCED_MONITORING,
+        "EnhancedMonitoring": [{"ShardLevelMetrics": list(stream.enhanced_monitoring)}],
         "EncryptionType": stream.encryption_type,
     }
     return {"StreamDescription": description | _quota(store, stream.write_quota_kb_per_sec)}
@@ -91,7 +90,7 @@ def describe_stream_summary(store: StreamStore, arguments: Arguments) -> dict[st
         "StreamModeDetails": {"StreamMode": stream.stream_mode},
         "RetentionPeriodHours": stream.retention_period_hours,
         "StreamCreationTimestamp": moment_of(stream.stream_creation_timestamp),
-        "EnhancedMonitoring": NO_ENHANCED_MONITORING,
+        "EnhancedMonitoring": [{"ShardLevelMetrics": list(stream.enhanced_monitoring)}],
         "EncryptionType": stream.encryption_type,
         "OpenShardCount": stream.open_shard_count,
         "ConsumerCount": stream.consumer_count,

@@ -28,6 +28,8 @@ SHOWN_AFTER: Final[Mapping[str, Status | None]] = {
     "CreateStream": "CREATING",
     "DecreaseStreamRetentionPeriod": "UPDATING",
     "DeleteStream": "DELETING",
+    "DisableEnhancedMonitoring": "UPDATING",
+    "EnableEnhancedMonitoring": "UPDATING",
     "IncreaseStreamRetentionPeriod": "UPDATING",
     "MergeShards": "UPDATING",
     "RegisterStreamConsumer": None,
