@@ -49,6 +49,7 @@ from streamstore.disk_format import (
     stream_number_of_idempotency_key,
 )
 from streamstore.model import (
+    SHARD_LEVEL_METRICS,
     STREAM_MODES,
     FirstPut,
     ShardCounter,
@@ -89,6 +90,12 @@ streams = st.builds(
     idempotency_window_ms=u64,
     tags=st.lists(st.tuples(texts, texts)).map(tuple),
     resized_ms=st.lists(u64).map(tuple),
+    shard_level_metrics=st.one_of(
+        st.just(("ALL",)),
+        st.sets(st.sampled_from(SHARD_LEVEL_METRICS[:-1])).map(
+            lambda metrics: tuple(metric for metric in SHARD_LEVEL_METRICS if metric in metrics)
+        ),
+    ),
 )
 consumer_names = st.from_regex(r"[a-zA-Z0-9_.-]{1,128}", fullmatch=True)
 consumers = st.builds(StoredConsumer, stream_numbers, consumer_names, u64, u64)
@@ -323,6 +330,37 @@ def test_a_hash_key_of_another_length_is_damage(length: int) -> None:
     key = stream_key(STREAM.name)
     with pytest.raises(DamagedValueError, match=f"{length} bytes where the 16 of a hash key belong"):
         decode_stream(key, crc32(b"streams/" + key + payload).to_bytes(4, "big") + payload)
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        *(["IncomingByte"], ["ALL", "ALL"], ["IncomingBytes", "ALL"], ["IncomingRecords", "IncomingBytes"]),
+        *([1], [["ALL"]], "ALL", None, {"ALL": 1}),
+    ],
+    ids=str,
+)
+def test_what_are_no_metrics_of_shards_is_damage(metrics: object) -> None:
+    fields = cast("list[list[object]]", msgpack.unpackb(encode_stream(STREAM)[4:]))
+    fields[6].append(metrics)
+    told = "no metrics of shards where they belong" if isinstance(metrics, list) else "where a list belongs"
+    assert told in refused_as(fields)
+
+
+@pytest.mark.parametrize("count", [4, 7])
+def test_settings_of_another_number_are_damage(count: int) -> None:
+    fields = cast("list[list[object]]", msgpack.unpackb(encode_stream(STREAM)[4:]))
+    fields[6] = [*fields[6], ["ALL"], None][:count]
+    assert refused_as(fields) == f"it holds {count} fields where 6 belong"
+
+
+def refused_as(fields: object) -> str:
+    """Return how a stream of these fields, behind a checksum that matches, is refused."""
+    payload = msgpack.packb(fields, use_bin_type=True)
+    key = stream_key(STREAM.name)
+    with pytest.raises(DamagedValueError) as damage:
+        decode_stream(key, crc32(b"streams/" + key + payload).to_bytes(4, "big") + payload)
+    return str(damage.value)
 
 
 @pytest.mark.parametrize(

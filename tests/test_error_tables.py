@@ -181,6 +181,10 @@ TABLE: list[tuple[str, type[RequestError], Call]] = [
     ("SubscribeToShard", IN_USE, lambda store, _: subscribe_twice(store)),
     ("UpdateStreamMode", NOT_FOUND, lambda store, _: store.update_stream_mode("t", "ON_DEMAND")),
     ("UpdateStreamMode", INVALID, lambda store, _: store.update_stream_mode("s", "on demand")),  # type: ignore[arg-type]
+    ("EnableEnhancedMonitoring", NOT_FOUND, lambda store, _: store.enable_enhanced_monitoring("t", ["ALL"])),
+    ("EnableEnhancedMonitoring", INVALID, lambda store, _: store.enable_enhanced_monitoring("s", [])),
+    ("DisableEnhancedMonitoring", NOT_FOUND, lambda store, _: store.disable_enhanced_monitoring("t", ["ALL"])),
+    ("DisableEnhancedMonitoring", INVALID, lambda store, _: store.disable_enhanced_monitoring("s", [])),
     ("UpdateStream", NOT_FOUND, lambda store, _: store.update_stream("t", shard_count=2)),
     ("UpdateStream", INVALID, lambda store, _: store.update_stream("s", shard_count=0)),
 ]

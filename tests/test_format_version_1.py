@@ -5,6 +5,7 @@ alone; the last test reads a whole store in that way.
 """
 
 import struct
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from zlib import crc32
@@ -65,6 +66,15 @@ STREAM_BYTES = bytes.fromhex(
     "98c4107fffffffffffffffffffffffffffffffc410ffffffffffffffffffffffffffffffff9000c001cf0000018bcfe56800c0"
     "02"  # [start, end, [], 0, nil, 1, 1700000000000, nil]], 2,
     "95c2ab50524f564953494f4e4544ce000493e09090"  # [false, "PROVISIONED", 300000, [], []]]
+)
+MONITORED_STREAM = replace(STREAM, shard_level_metrics=("IncomingBytes", "ReadProvisionedThroughputExceeded"))
+MONITORED_STREAM_BYTES = bytes.fromhex(
+    "5d91b7a1"  # CRC-32 over b"streams/clicks" and what follows
+    + STREAM_BYTES[4:].hex().removesuffix("95c2ab50524f564953494f4e4544ce000493e09090")  # as above, but for
+    + "96c2ab50524f564953494f4e4544ce000493e09090"  # [false, "PROVISIONED", 300000, [], [],
+    + "92ad496e636f6d696e674279746573"  # ["IncomingBytes",
+    + "d921"
+    + b"ReadProvisionedThroughputExceeded".hex()  # "ReadProvisionedThroughputExceeded"]]
 )
 FIRST_STREAM_BYTES = bytes.fromhex(
     "0e4f1465"  # CRC-32 over b"streams/clicks" and what follows
@@ -134,6 +144,12 @@ def test_keys_and_database_names_keep_their_bytes() -> None:
 def test_a_stream_keeps_its_bytes() -> None:
     assert encode_stream(STREAM) == STREAM_BYTES
     assert decode_stream(b"clicks", STREAM_BYTES) == STREAM
+
+
+def test_a_stream_whose_shards_are_monitored_keeps_its_bytes_and_one_that_was_has_those_of_before() -> None:
+    assert encode_stream(MONITORED_STREAM) == MONITORED_STREAM_BYTES
+    assert decode_stream(b"clicks", MONITORED_STREAM_BYTES) == MONITORED_STREAM
+    assert encode_stream(replace(MONITORED_STREAM, shard_level_metrics=())) == STREAM_BYTES
 
 
 def test_a_stream_of_the_first_stores_of_this_version_reads_on() -> None:

@@ -59,6 +59,8 @@ CALLS: dict[str, Callable[[Opened], object]] = {
     "describe_stream": lambda each: each.store.describe_stream("s"),
     "describe_stream_consumer": lambda each: each.store.describe_stream_consumer("s", "c"),
     "describe_stream_summary": lambda each: each.store.describe_stream_summary("s"),
+    "disable_enhanced_monitoring": lambda each: each.store.disable_enhanced_monitoring("s", ["ALL"]),
+    "enable_enhanced_monitoring": lambda each: each.store.enable_enhanced_monitoring("s", ["IncomingBytes"]),
     "get_records": lambda each: each.store.get_records(each.iterator),
     "get_shard_iterator": lambda each: each.store.get_shard_iterator("s", SHARD, "LATEST"),
     "increase_stream_retention_period": lambda each: each.store.increase_stream_retention_period("s", 24),
@@ -99,6 +101,8 @@ NO_OPERATIONS: Final = {
     "source_of_subscription",
     "source_of_tail",
     "observe_commits",
+    "shard_of_iterator",
+    "shows_shards_of",
     "stream_arn",
     "stream_of_token",
 }

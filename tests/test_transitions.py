@@ -41,6 +41,8 @@ UPDATES: Final[list[tuple[str, Mapping[str, object]]]] = [
         "UpdateStreamMode",
         {"StreamARN": ARN["ResourceARN"], "StreamModeDetails": {"StreamMode": "ON_DEMAND"}},
     ),
+    ("EnableEnhancedMonitoring", {**NAME, "ShardLevelMetrics": ["ALL"]}),
+    ("DisableEnhancedMonitoring", {**NAME, "ShardLevelMetrics": ["ALL"]}),
 ]
 NEED_ACTIVE: Final[list[tuple[str, Mapping[str, object]]]] = [
     *UPDATES,

@@ -84,6 +84,7 @@ SOUND: Final[dict[str, object]] = {
     "idle_timeout_seconds": 0,
     "target_shard_count": 3,
     "stream_mode": "PROVISIONED",
+    "shard_level_metrics": ["IncomingBytes"],
     # Of the functions that parse.
     "value": "s",
     "entry": (b"data", "key"),

@@ -140,6 +140,12 @@ def _subscribe(store: StreamStore) -> object:
         return next(events).records
 
 
+def _disable_enhanced_monitoring(stage: Stage) -> Call:
+    store = stage.open()
+    store.enable_enhanced_monitoring(S, ["ALL"])
+    return lambda: store.disable_enhanced_monitoring(S, ["IncomingBytes"])
+
+
 def _get_records(store: StreamStore) -> object:
     return store.get_records(store.get_shard_iterator(S, SHARD, "TRIM_HORIZON"))
 
@@ -201,6 +207,8 @@ OPERATIONS: Final = (
     Operation("update_shard_count", _on(lambda store: store.update_shard_count(S, 5))),
     Operation("update_stream", _on(lambda store: store.update_stream(S, write_quota_kb_per_sec=128, shard_count=3))),
     Operation("update_stream_mode", _on(lambda store: store.update_stream_mode(S, "ON_DEMAND"))),
+    Operation("enable_enhanced_monitoring", _on(lambda store: store.enable_enhanced_monitoring(S, ["ALL"]))),
+    Operation("disable_enhanced_monitoring", _disable_enhanced_monitoring),
     Operation(
         "increase_stream_retention_period",
         _on(lambda store: store.increase_stream_retention_period(OLD, 24)),

@@ -56,6 +56,7 @@ STREAM: Final = StoredStream(
     next_shard_index=2,
     tags=(("key", "value"),),
     resized_ms=(TIME_MS + 1,),
+    shard_level_metrics=("OutgoingBytes", "IteratorAgeMilliseconds"),
 )
 CONSUMER: Final = StoredConsumer(NUMBER, "c", TIME_MS, 3)
 RECORD: Final = (TIME_MS, "key", b"data")
