@@ -27,6 +27,10 @@ SHARD_ARGUMENTS = ("shard_to_split", "shard_to_merge", "adjacent_shard_to_merge"
 RULES.update(retention_period_hours=range(1, 25), stream_mode=("PROVISIONED", "ON_DEMAND"))
 RULES.update(consumer_name=RULES["shard_id"])
 RULES.update(dict.fromkeys(SHARD_ARGUMENTS, RULES["shard_id"]), target_shard_count=range(1, 4_001))
+METRICS: tuple[model.ShardLevelMetric, ...] = (
+    *("IncomingBytes", "OutgoingRecords", "IncomingRecords", "OutgoingBytes", "WriteProvisionedThroughputExceeded"),
+    *("ReadProvisionedThroughputExceeded", "IteratorAgeMilliseconds", "ALL"),
+)
 GONE = model.Record("0", "", b"", -(10**15))  # a place in a shard whose record was trimmed
 Entry = tuple[bytes, str, str | None, str | None]
 WINDOW_MS = 300_000
@@ -96,12 +100,16 @@ class StreamState:
         self.created = time_of(creation_ms)
         self.mode: model.StreamMode = "PROVISIONED"
         self.tags, self.consumers = dict[str, str](), dict[str, model.Consumer]()
+        self.metrics = set[model.ShardLevelMetric]()
         self.done = dict[str, set[tuple[str, str]]]()  # shard id and number of what each consumer has done
         self.retention_hours, self.write_quota = retention_hours, write_quota
         ranges = list(zip(slices, [*slices[1:], 2**128], strict=True))
         self.shards = [ShardState(index, low, stop - 1, creation_ms) for index, (low, stop) in enumerate(ranges)]
         self.dropped = list[ShardState]()
         self.first_puts: dict[str, tuple[model.PutRecordResult, int]] = {}  # of each idempotency key, and when
+
+    def shown_metrics(self) -> tuple[model.ShardLevelMetric, ...]:
+        return ("ALL",) if "ALL" in self.metrics else tuple(each for each in METRICS if each in self.metrics)
 
     def open_shards(self) -> list[ShardState]:
         open_shards = [shard for shard in self.shards if shard.closed_ms is None]
@@ -239,7 +247,8 @@ class ReferenceStore:
         quota, hours, more = stream.write_quota, stream.retention_hours, len(shards) > limit
         arn, shown = self.flavour.arn(name), tuple(shards[:limit])
         return model.StreamDescription(
-            name, arn, "ACTIVE", stream.created, hours, quota, shown, more, "NONE", stream.mode
+            *(name, arn, "ACTIVE", stream.created, hours, quota, shown, more, "NONE", stream.mode),
+            enhanced_monitoring=stream.shown_metrics(),
         )
 
     def describe_stream_summary(self, name: str) -> model.StreamDescriptionSummary:
@@ -255,6 +264,7 @@ class ReferenceStore:
             idempotency_window_seconds=300,
             open_shard_count=len(stream.open_shards()),
             consumer_count=len(stream.consumers),
+            enhanced_monitoring=stream.shown_metrics(),
         )
 
     def describe_limits(self) -> model.DescribeLimitsResult:
@@ -291,6 +301,24 @@ class ReferenceStore:
     def update_stream_mode(self, name: str, mode: model.StreamMode) -> None:
         self.check(stream_name=name, stream_mode=mode)
         self.stream(name).mode = mode
+
+    def monitor(
+        self, name: str, metrics: list[model.ShardLevelMetric], *, enable: bool
+    ) -> model.EnhancedMonitoringResult:
+        self.check(stream_name=name)
+        asked = set(metrics)
+        refuse_unless(1 <= len(metrics) <= 7 and asked <= {*METRICS}, "shard_level_metrics", metrics)
+        stream = self.stream(name)
+        before = stream.shown_metrics()
+        if enable:
+            stream.metrics |= asked
+        elif "ALL" in asked:
+            stream.metrics = set()
+        elif "ALL" in stream.metrics:
+            stream.metrics = {*METRICS} - asked - {"ALL"}
+        else:
+            stream.metrics -= asked
+        return model.EnhancedMonitoringResult(name, self.flavour.arn(name), before, stream.shown_metrics())
 
     def change_retention(self, name: str, hours: int, *, increase: bool) -> None:
         self.check(stream_name=name, retention_period_hours=hours)

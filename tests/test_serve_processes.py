@@ -156,6 +156,20 @@ def test_whichever_is_asked_shows_what_all_have_counted(server: Server, clients:
         wait_until(lambda: scraper.metric("streamstore_records_put_total") == CONNECTIONS)
 
 
+def test_what_all_have_counted_of_a_shard_is_added_up_as_soon_as_it_is_enabled(
+    server: Server, clients: list[Client]
+) -> None:
+    clients[0].put("a")
+    server.ask("EnableEnhancedMonitoring", StreamName=STREAM, ShardLevelMetrics=["IncomingRecords"])
+    put = dict(Counter(client.put(f"{number}")[0] for number, client in enumerate(clients)))
+    series = "streamstore_shard_incoming_records_total"
+    with contextlib.closing(Scraper(server)) as scraper:
+        wait_until(lambda: {shard: scraper.metric(f'{series}{{shard="{shard}"') for shard in put} == put)
+        assert scraper.metric(series) == CONNECTIONS
+        server.ask("DisableEnhancedMonitoring", StreamName=STREAM, ShardLevelMetrics=["ALL"])
+        assert scraper.metric(series) == 0
+
+
 def test_what_a_killed_process_has_counted_is_not_forgotten(server: Server, clients: list[Client]) -> None:
     for client in clients:
         client.put("a")

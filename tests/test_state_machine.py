@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Final, Literal, TypeVar, get_args
+from typing import ClassVar, Final, Literal, TypeVar, cast, get_args
 
 import pytest
 from hypothesis import Phase, settings
@@ -52,6 +52,7 @@ from streamstore.model import (
     Shard,
     ShardFilterType,
     ShardIteratorType,
+    ShardLevelMetric,
     StreamMode,
     StreamRecord,
     TrimResult,
@@ -128,6 +129,12 @@ drawn_tags = mostly(
     st.dictionaries(tag_keys, mostly(st.sampled_from(["", "one", "two"]), "v" * 256, "v" * 257), max_size=3),
     {f"{number}": "" for number in range(49)},
     {f"{number}": "" for number in range(51)},
+)
+METRICS: Final[tuple[ShardLevelMetric, ...]] = get_args(ShardLevelMetric)
+NO_METRIC: Final = cast("ShardLevelMetric", "IncomingByte")
+drawn_metrics = mostly(
+    st.lists(st.sampled_from([*METRICS[:3], "ALL"]), min_size=1, max_size=3),
+    *([], [*METRICS], [*METRICS[:-1]], ["ALL", NO_METRIC]),
 )
 consumer_names = mostly(st.sampled_from(["a", "ab", "b", "B", "c_", "d.e", "f-g"]), "", "a/b", "c" * 129)
 failures: st.SearchStrategy[Moment | None] = mostly(st.none(), "before", "after")
@@ -286,6 +293,11 @@ class StoreAndOracle(RuleBasedStateMachine):
             lambda: self.oracle.update_stream_mode(name, mode),
             failure,
         )
+
+    @rule(name=any_stream_names, metrics=drawn_metrics, enable=st.booleans(), failure=failures)
+    def monitor(self, name: str, metrics: list[ShardLevelMetric], enable: bool, failure: Moment | None) -> None:
+        change = self.store.enable_enhanced_monitoring if enable else self.store.disable_enhanced_monitoring
+        self.change(lambda: change(name, metrics), lambda: self.oracle.monitor(name, metrics, enable=enable), failure)
 
     @rule(name=any_stream_names, hours=mostly(st.sampled_from([1, 2, 24]), 0, 25), failure=failures)
     def increase_retention(self, name: str, hours: int, failure: Moment | None) -> None:
