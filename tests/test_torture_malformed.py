@@ -32,7 +32,7 @@ def run_case(folder: Path, case: int, *, plant: str | None = None) -> Result:
     return run_in_process(task, lambda _done, _total: None)
 
 
-@pytest.mark.parametrize(("case", "figure"), [(FIRST_LOOK, "examples of Hypothesis"), (FIRST_CALL + 1, "refused")])
+@pytest.mark.parametrize(("case", "figure"), [(FIRST_LOOK, "examples of Hypothesis"), (FIRST_CALL + 2, "refused")])
 def test_malformed_values_are_refused_by_typed_errors(tmp_path: Path, case: int, figure: str) -> None:
     result = run_case(tmp_path, case)
     assert result.findings == ()

@@ -17,6 +17,7 @@ from streamstore.iterator import (
     parse_consumers_token,
     parse_next_token,
     parse_shard_iterator,
+    parse_shard_of_iterator,
     parse_stream_of_token,
     parse_streams_token,
 )
@@ -51,6 +52,8 @@ def _look_at_text(data: bytes) -> None:
         _expect_refusal(text, PARSERS)
         if parse_stream_of_token(text, secret=SECRET) is not None:
             raise BrokenLawError(f"{text!r} is of a stream")
+        if parse_shard_of_iterator(text, secret=SECRET) is not None:
+            raise BrokenLawError(f"{text!r} is of a shard")
 
 
 def _look_at_token(data: bytes) -> None:
@@ -64,6 +67,9 @@ def _look_at_token(data: bytes) -> None:
             raise BrokenLawError(f"{page} came back otherwise")
     except EXPIRED:
         pass
+    shard = (page.stream_name, page.shard_index) if isinstance(page, ShardPosition) else None
+    if parse_shard_of_iterator(token, secret=SECRET) != shard:
+        raise BrokenLawError(f"{page} is of another shard")
     _expect_refusal(token, [parser for number, parser in enumerate(PARSERS) if number != kind])
     at = place % len(token)
     damaged = token[:at] + chr(damage) + token[at + 1 :]
