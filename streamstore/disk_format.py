@@ -491,9 +491,9 @@ def _expect_mode(value: object) -> StreamMode:
 
 def _expect_metrics(value: object) -> tuple[ShardLevelMetric, ...]:
     names = _expect_list(value)
-    metrics = tuple(metric for metric in SHARD_LEVEL_METRICS if metric in names)
-    if list(metrics) == names and ("ALL" not in metrics or len(metrics) == 1):
-        return metrics
+    metrics: list[ShardLevelMetric] = [metric for metric in SHARD_LEVEL_METRICS if metric in names]
+    if metrics == names and ("ALL" not in metrics or len(metrics) == 1):
+        return tuple(metrics)
     raise DamagedValueError("it holds no metrics of shards where they belong")
 
 

@@ -315,7 +315,7 @@ class ReferenceStore:
         elif "ALL" in asked:
             stream.metrics = set()
         elif "ALL" in stream.metrics:
-            stream.metrics = {*METRICS} - asked - {"ALL"}
+            stream.metrics = set(METRICS) - asked - {"ALL"}
         else:
             stream.metrics -= asked
         return model.EnhancedMonitoringResult(name, self.flavour.arn(name), before, stream.shown_metrics())

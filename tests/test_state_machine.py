@@ -132,10 +132,9 @@ drawn_tags = mostly(
 )
 METRICS: Final[tuple[ShardLevelMetric, ...]] = get_args(ShardLevelMetric)
 NO_METRIC: Final = cast("ShardLevelMetric", "IncomingByte")
-drawn_metrics = mostly(
-    st.lists(st.sampled_from([*METRICS[:3], "ALL"]), min_size=1, max_size=3),
-    *([], [*METRICS], [*METRICS[:-1]], ["ALL", NO_METRIC]),
-)
+some_metrics = st.lists(st.sampled_from(METRICS[:3]), min_size=1, max_size=3)
+more_metrics = mostly(some_metrics | st.just([*METRICS[-1:]]), [*METRICS], [*METRICS[:-1]], ["ALL", NO_METRIC])
+fewer_metrics = mostly(some_metrics, [*METRICS[:0]], [*METRICS[-1:]], ["ALL", *METRICS[:2]])
 consumer_names = mostly(st.sampled_from(["a", "ab", "b", "B", "c_", "d.e", "f-g"]), "", "a/b", "c" * 129)
 failures: st.SearchStrategy[Moment | None] = mostly(st.none(), "before", "after")
 
@@ -294,10 +293,21 @@ class StoreAndOracle(RuleBasedStateMachine):
             failure,
         )
 
-    @rule(name=any_stream_names, metrics=drawn_metrics, enable=st.booleans(), failure=failures)
-    def monitor(self, name: str, metrics: list[ShardLevelMetric], enable: bool, failure: Moment | None) -> None:
-        change = self.store.enable_enhanced_monitoring if enable else self.store.disable_enhanced_monitoring
-        self.change(lambda: change(name, metrics), lambda: self.oracle.monitor(name, metrics, enable=enable), failure)
+    @rule(name=stream_names, more=more_metrics, fewer=fewer_metrics, failure=failures)
+    def monitor(
+        self, name: str, more: list[ShardLevelMetric], fewer: list[ShardLevelMetric], failure: Moment | None
+    ) -> None:
+        """One behind the other: what the second does depends on the first."""
+        self.change(
+            lambda: self.store.enable_enhanced_monitoring(name, more),
+            lambda: self.oracle.monitor(name, more, enable=True),
+            failure,
+        )
+        self.change(
+            lambda: self.store.disable_enhanced_monitoring(name, fewer),
+            lambda: self.oracle.monitor(name, fewer, enable=False),
+            failure,
+        )
 
     @rule(name=any_stream_names, hours=mostly(st.sampled_from([1, 2, 24]), 0, 25), failure=failures)
     def increase_retention(self, name: str, hours: int, failure: Moment | None) -> None:
