@@ -188,11 +188,11 @@ def decode_stream(key: bytes, value: bytes) -> StoredStream:
     number, creation_ms, retention_hours, write_quota_kb_per_sec, shards, next_shard_index, settings = _expect_list(
         fields, length=_FIRST_FIELDS + 2
     )
-    settings = _expect_list(settings)
-    if len(settings) == _SETTINGS_WITHOUT_METRICS:
-        settings.append([])
+    setting_fields = _expect_list(settings)
+    if len(setting_fields) == _SETTINGS_WITHOUT_METRICS:
+        setting_fields = [*setting_fields, list[object]()]
     has_read_quota, mode, idempotency_window_ms, tags, resized_ms, metrics = _expect_list(
-        settings, length=_SETTINGS_WITHOUT_METRICS + 1
+        setting_fields, length=_SETTINGS_WITHOUT_METRICS + 1
     )
     return StoredStream(
         name=_decode_name(key),

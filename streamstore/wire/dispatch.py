@@ -54,7 +54,7 @@ class Dispatcher:
     ``authenticate``: who may ask, and what; None: everybody, everything.
     ``transition_ms``: 0 to 3,600,000, for how many milliseconds of the store's clock a stream or consumer that was
     changed through this object is CREATING, UPDATING or DELETING; the change is stored at once all the same.
-    ``traffic``: what counts the records that the answers move.
+    ``traffic``: what counts the records that the answers move; None: nothing does.
 
     Raises ``InvalidArgumentException``.
     """
