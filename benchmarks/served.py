@@ -1,6 +1,6 @@
 """PutRecord over HTTP: ours, kinesalite and moto, each a server process on loopback, driven by wrk.
 
-A turn is a second or more of wrk, which sends prepared requests: the records cost the load nothing, and the CPUs are
+A turn is some seconds of wrk, which sends prepared requests: the records cost the load nothing, and the CPUs are
 left to the server. Every answer must be a success. Behind the last turn our server is ended, its store opened and every
 record in it proved; the others keep nothing on the disk, so there is nothing to look at.
 
@@ -46,7 +46,7 @@ SCRIPT: Final = Path(__file__).with_name("put_record.lua")
 MARK: Final = "@--name-of-the-request--@"
 PREFIX_CHARACTERS: Final = len(MARK) - 16
 PAYLOADS: Final = 1_000  # of each turn, sent again and again
-TURN_S: Final = 2
+TURN_S: Final = 5
 SMOKE_TURN_S: Final = 1  # the least that wrk can
 READY_S: Final = 30.0
 END_S: Final = 60.0

@@ -41,6 +41,8 @@ __all__ = ["ServeError", "ServeOptions", "Tls", "serve", "serve_in_processes"]
 FINISH_SECONDS_MAX: Final = 30.0  # for what is under way at the end; a subscription would take minutes
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 SHOW_COUNTS_S: Final = 1.0
+COLLECTION_THRESHOLDS: Final = (20_000, 50, 100)
+"""Requests leave no cycles behind: looking for some with the thresholds of Python is 3 of 100 of the CPU of a put."""
 
 
 class ServeError(Exception):
@@ -158,6 +160,7 @@ class _Serving:
         stopping = asyncio.ensure_future(self._told_to_stop.wait())
         showing = asyncio.ensure_future(self._show_counts())
         gc.freeze()  # what is there by now stays, so that no collection looks at it again
+        gc.set_threshold(*COLLECTION_THRESHOLDS)
         self._told.on_ready()
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         self._told.on_stop()
