@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +38,7 @@ from tools.torture.report import (
 SAVED: Final = Path(__file__).with_name("results.json")
 README: Final = PROJECT / "README.md"
 TELL_S: Final = 10.0
+LISTEN_S: Final = 1.0
 VERSIONS_TOLD: Final = ("Python", "LMDB", "py-lmdb", "msgpack")
 LONGEST_FIRST: Final = ("power-loss", "alarms", "damage", "malformed", "io-faults")
 """The parts that take longest. They begin before the others, so that none is at work alone at last."""
@@ -83,6 +84,8 @@ def main() -> int:
             part.name: pool.submit(_run, part, options, early_end, behind.get(part.name))
             for part in _longest_first(parts)
         }
+        while wait(running.values(), timeout=LISTEN_S).not_done:
+            pass  # a signal that comes just as a wait begins does not end it, and is heard at its end
         results = [result for part in parts if (result := running[part.name].result()) is not None]
     print(f"\n{format_table(results)}")
     for result in results:
