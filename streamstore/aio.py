@@ -140,7 +140,8 @@ class AsyncStreamStore:
     """A ``StreamStore`` for asyncio: ``async with AsyncStreamStore(path) as store``. The arguments are the same.
 
     Every operation here is the one of ``StreamStore`` with the same arguments, results and errors; ``ingest`` is not
-    here, because tasks share commits anyway. One object may be used by several event loops in several threads.
+    here, because tasks share commits anyway. While they do, what a loop submits goes to the writer when a turn of the
+    loop brings no more of it, or 10 ms later. One object may be used by several event loops in several threads.
     Cancelling a task that waits for a put ends its waiting, not the put: the record is then stored or not, and no other
     waiter notices.
     """
