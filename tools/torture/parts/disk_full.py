@@ -39,8 +39,8 @@ FILLED_BYTES_A_PUT: Final = range(8_000, 4_000_000)
 """Smaller puts, one commit each, take long to fill a disk; larger ones are refused."""
 SINGLE_PUTS_MAX: Final = 100
 PUTS_WHILE_FULL: Final = 5
-LITTLE_PUTS_MAX: Final = 200
-"""Far more than use up the pages that are left where none is used again."""
+LITTLE_PUTS_MAX: Final = DISK_BYTES // 4_096
+"""More than use up all pages of the disk where none is used again."""
 EXPIRED_RECORDS: Final = 200
 PUTS_BEHIND: Final = 5
 READS_S_MAX: Final = 10.0
@@ -48,6 +48,7 @@ READS_S_MAX: Final = 10.0
 CYCLE_S_MAX: Final = 120.0
 FULL: Final = "full"
 DONE: Final = "done while full"
+BESIDE: Final = "trimmed beside a read"
 FOUND: Final = "found "
 END: Final = b"end\n"
 HOLD: Final = b"h"
@@ -75,13 +76,12 @@ class Cycles:
         self._store = StreamStore(folder / "store", clock=lambda: self._now_ms)
         for name in (STREAM, LITTLE):
             self._store.create_stream(name, shard_count=SHARD_COUNTS[0], retention_hours=RETENTION_HOURS)
-        self._store.create_stream(EXPIRED, retention_hours=RETENTION_HOURS)
         self._store.register_stream_consumer(STREAM, "reader")
         self._consumer = self._store.consumer(STREAM, "reader", idle_timeout_seconds=0)
 
-    def cycle(self, dice: random.Random) -> None:
+    def cycle(self, dice: random.Random, *, trims_beside_a_read: bool) -> None:
         """Fill the disk, read while it is full, make room, and go on writing."""
-        self._put_expired()
+        trims_beside_a_read &= self._put_expired()
         _write_until_full(self._foreign, dice.randrange(FOREIGN_BYTES_MAX))
         record_bytes = dice.choice(RECORD_BYTES)
         batches = [count for count in BATCH_RECORDS if count * record_bytes in FILLED_BYTES_A_PUT]
@@ -91,18 +91,31 @@ class Cycles:
         self._tell(FULL)
         self._read_all("while the disk was full")
         self._change_while_full(dice)
-        self._trim_beside_a_read()
-        self._trim(dice, record_bytes)
+        if trims_beside_a_read:
+            self._trim_beside_a_read()
+        self._trim(dice, record_bytes, has_reserve=not trims_beside_a_read)
         self._read_all("behind it")
         self._foreign.unlink()
 
-    def _put_expired(self) -> None:
-        """Put records that have expired by now, but for the last; that put trims only some of them."""
+    def _put_expired(self) -> bool:
+        """Put records that have expired by now, but for the last; that put trims only some of them.
+
+        False: the cycle before has left no room for them.
+        """
         now_ms = self._now_ms
-        self._now_ms -= RETENTION_MS + 1
-        self._store.put_records(EXPIRED, [(b"." * RECORD_BYTES[1], "key")] * EXPIRED_RECORDS)
-        self._now_ms = now_ms
-        self._store.put_record(EXPIRED, b"kept", "key")
+        try:
+            if EXPIRED in self._store.list_streams(limit=100).stream_names:
+                self._store.delete_stream(EXPIRED)  # in the old one, they would arrive later than the last did
+            self._store.create_stream(EXPIRED, retention_hours=RETENTION_HOURS)
+            self._now_ms -= RETENTION_MS + 1
+            self._store.put_records(EXPIRED, [(b"." * RECORD_BYTES[1], "key")] * EXPIRED_RECORDS)
+            self._now_ms = now_ms
+            self._store.put_record(EXPIRED, b"kept", "key")
+        except StoreFullError:
+            return False
+        finally:
+            self._now_ms = now_ms
+        return True
 
     def _fill(self, record_bytes: int, batch_records: int) -> None:
         while self._put(record_bytes, batch_records):
@@ -163,6 +176,7 @@ class Cycles:
         except StoreFullError as error:
             self._tell(f"{FOUND}A trim was refused beside a read: {error}")
         else:
+            self._tell(BESIDE)
             if trimmed == 0:
                 self._tell(f"{FOUND}Nothing was trimmed beside a read, and records had expired.")
         self._tell_holder(LET_GO)
@@ -179,16 +193,24 @@ class Cycles:
         self._tell(DONE)
         return True
 
-    def _trim(self, dice: random.Random, record_bytes: int) -> None:
-        """Let all records expire, or the older ones, and trim them, with not a byte of room on the disk; put again."""
+    def _trim(self, dice: random.Random, record_bytes: int, *, has_reserve: bool) -> None:
+        """Let all records expire, or the older ones, and trim them, with not a byte of room on the disk; put again.
+
+        Where the reserve was used up just now, a read of the other process may keep freed pages for a moment.
+        """
         arrivals_ms = sorted(kept.arrival_ms for shard in self._kept.values() for kept in shard)
         everything = dice.random() < 0.5
         horizon_ms = arrivals_ms[-1] + 1 if everything else arrivals_ms[len(arrivals_ms) // 2] + 1
         self._now_ms = max(self._now_ms, horizon_ms + RETENTION_MS)
-        try:
-            self._store.trim(STREAM)
-        except StoreFullError as error:
-            self._tell(f"{FOUND}A trim was refused: {error}")
+        deadline_s = time.monotonic() + (0.0 if has_reserve else READS_S_MAX)
+        while True:
+            try:
+                self._store.trim(STREAM)
+                break
+            except StoreFullError as error:
+                if time.monotonic() > deadline_s:
+                    self._tell(f"{FOUND}A trim was refused: {error}")
+                    break
         size_bytes = record_bytes if everything else RECORD_BYTES[0]  # a large one needs pages that lie side by side
         deadline_s = time.monotonic() + READS_S_MAX
         for _ in range(PUTS_BEHIND):
@@ -328,7 +350,7 @@ def _live(folder: Path, ordeal: Ordeal, asked: int, tell: int, holder: Holder) -
     plants.plant(ordeal.plant)
     cycles = Cycles(folder, lambda line: _say(tell, line), holder.tell)
     while case := os.read(asked, 100):
-        cycles.cycle(ordeal.dice(int(case)))
+        cycles.cycle(ordeal.dice(int(case)), trims_beside_a_read=int(case) % 2 == 0)
         os.write(tell, END)
 
 
@@ -355,6 +377,7 @@ def run(ordeal: Ordeal) -> None:
                 told = filled.cycle(case)
                 ordeal.add("times full", told.count(FULL))
                 ordeal.add("changes done while full", told.count(DONE))
+                ordeal.add("trims beside a read", told.count(BESIDE))
                 problems = [line.removeprefix(FOUND) for line in told if line.startswith(FOUND)]
                 problems += filled.check()
                 for problem in problems:
