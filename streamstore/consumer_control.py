@@ -3,7 +3,6 @@
 from itertools import islice
 
 from streamstore.consumers import delete_consumer, iterate_consumers, load_consumer, register_consumer
-from streamstore.control import StreamControl
 from streamstore.errors import InvalidArgumentException, ResourceNotFoundException
 from streamstore.iterator import ConsumersPage, encode_consumers_token, parse_consumers_token
 from streamstore.limits import LIST_LIMIT_MAX, LIST_STREAM_CONSUMERS_LIMIT_DEFAULT
@@ -15,6 +14,7 @@ from streamstore.model import (
     StoredStream,
     datetime_of_ms,
 )
+from streamstore.settings_control import SettingsControl
 from streamstore.transaction import ReadTransaction, WriteTransaction
 from streamstore.validate import (
     parse_consumer_address,
@@ -26,7 +26,7 @@ from streamstore.validate import (
 __all__ = ["ConsumerControl"]
 
 
-class ConsumerControl(StreamControl):
+class ConsumerControl(SettingsControl):
     """The operations on the consumers of a stream. What each does is said in its own docstring."""
 
     def register_stream_consumer(self, stream_name: str, consumer_name: str) -> Consumer:

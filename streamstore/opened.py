@@ -1,7 +1,7 @@
 """An open store: its engine, its writer, and their end. The only reader of the clock.
 
-What the operations share, and nothing of what they do: those are in ``control.py``, ``consumer_control.py`` and
-``store.py``.
+What the operations share, and nothing of what they do: those are in ``control.py``, ``settings_control.py``,
+``consumer_control.py`` and ``store.py``.
 """
 
 import os

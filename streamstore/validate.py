@@ -524,23 +524,13 @@ def parse_tags(value: object, *, fewest: int) -> tuple[tuple[str, str], ...]:
 
 
 def parse_tag_keys(value: object) -> frozenset[str]:
-    if not _is_collection(value) or not 1 <= len(value) <= TAGS_PER_CALL_MAX:
-        raise InvalidArgumentException(
-            argument="tag_keys",
-            value=f"{len(value)} keys" if _is_collection(value) else value,
-            constraint=f"be a collection of 1 to {TAGS_PER_CALL_MAX} keys",
-        )
-    return frozenset(_parse_key_of("tag_keys", key) for key in value)
+    keys = _parse_collection("tag_keys", value, most=TAGS_PER_CALL_MAX, of="keys")
+    return frozenset(_parse_key_of("tag_keys", key) for key in keys)
 
 
 def parse_shard_level_metrics(value: object) -> frozenset[ShardLevelMetric]:
-    if not _is_collection(value) or not 1 <= len(value) <= SHARD_LEVEL_METRICS_PER_CALL_MAX:
-        raise InvalidArgumentException(
-            argument="shard_level_metrics",
-            value=f"{len(value)} metrics" if _is_collection(value) else value,
-            constraint=f"be a collection of 1 to {SHARD_LEVEL_METRICS_PER_CALL_MAX} metrics",
-        )
-    return frozenset(_parse_shard_level_metric(metric) for metric in value)
+    metrics = _parse_collection("shard_level_metrics", value, most=SHARD_LEVEL_METRICS_PER_CALL_MAX, of="metrics")
+    return frozenset(_parse_shard_level_metric(metric) for metric in metrics)
 
 
 def parse_exclusive_start_tag_key(value: object) -> str:
@@ -601,6 +591,16 @@ def _hash_key_of_valid(partition_key: str) -> int:
         _hash_keys.clear()  # for keys that never come again, lru_cache would cost more than the hashing
     _hash_keys[partition_key] = hash_key
     return hash_key
+
+
+def _parse_collection(argument: str, value: object, *, most: int, of: str) -> Collection[object]:
+    if _is_collection(value) and 1 <= len(value) <= most:
+        return value
+    raise InvalidArgumentException(
+        argument=argument,
+        value=f"{len(value)} {of}" if _is_collection(value) else value,
+        constraint=f"be a collection of 1 to {most} {of}",
+    )
 
 
 def _parse_key_of(argument: str, value: object) -> str:

@@ -76,3 +76,12 @@ def aws_store(store_path: Path, clock: Clock) -> Iterator[StreamStore]:
     yield opened
     opened.close()
     assert check_store(store_path) == []
+
+
+@pytest.fixture
+def path(store_path: Path, clock: Clock) -> Iterator[Path]:
+    """Where a closed store with the stream "s" of one shard is, for a test that opens it itself."""
+    with open_store(store_path, clock) as opened:
+        opened.create_stream("s")
+    yield store_path
+    assert check_store(store_path) == []

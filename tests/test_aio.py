@@ -23,7 +23,6 @@ from streamstore import (
     StreamStore,
     StreamStoreError,
 )
-from streamstore.check import check_store
 from tests.commits import WAIT_S
 from tests.conftest import Clock, open_store
 
@@ -63,15 +62,6 @@ def run(coroutine: Coroutine[object, object, T]) -> T:
     gc.collect()
     assert complaints == []
     return result
-
-
-@pytest.fixture
-def path(store_path: Path, clock: Clock) -> Iterator[Path]:
-    """A store with the stream "s" of one shard, checked when the test is over."""
-    with open_store(store_path, clock) as store:
-        store.create_stream("s")
-    yield store_path
-    assert check_store(store_path) == []
 
 
 def opened(path: Path, clock: Clock) -> AsyncStreamStore:

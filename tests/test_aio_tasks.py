@@ -3,27 +3,16 @@
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from streamstore import PutRecordResult, ResourceNotFoundException, StoreClosedError, StoreFullError
-from streamstore.check import check_store
 from tests.commits import WAIT_S, failing_commit, held_commits, in_thread, last_commit
-from tests.conftest import Clock, open_store
+from tests.conftest import Clock
 from tests.test_aio import SHARD, inside, opened, placed, put, run, started, stored
-
-
-@pytest.fixture
-def path(store_path: Path, clock: Clock) -> Iterator[Path]:
-    """A store with the stream "s" of one shard, checked when the test is over."""
-    with open_store(store_path, clock) as store:
-        store.create_stream("s")
-    yield store_path
-    assert check_store(store_path) == []
-
 
 # One writer for all
 

@@ -107,7 +107,8 @@ MAY_IMPORT = {
     | ENGINE_ROOMS
     | {"backup", "request", "subscribe", "validate", "read_quota", "streams", "shards", "writer", "watch"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"transaction", "opened"},
-    "consumer_control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"transaction", "control"},
+    "settings_control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"transaction", "control"},
+    "consumer_control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"transaction", "settings_control"},
     "store": FOUNDATIONS
     | PURE_RULES
     | IN_A_TRANSACTION

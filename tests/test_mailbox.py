@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Final
 from unittest import mock
@@ -18,7 +18,6 @@ from streamstore import (
     StoreClosedError,
 )
 from streamstore import mailbox as mailbox_room
-from streamstore.check import check_store
 from streamstore.request import Request
 from streamstore.writer import Writer
 from tests.commits import WAIT_S, held_commits
@@ -28,15 +27,6 @@ from tests.test_aio import inside, opened, placed, put, run, started, stored
 Operation = Callable[[AsyncStreamStore], Coroutine[object, object, None]]
 FIRST: Final = 3
 """How many records are stored before a test begins, in two commits, of which the last was shared."""
-
-
-@pytest.fixture
-def path(store_path: Path, clock: Clock) -> Iterator[Path]:
-    """A store with the stream "s" of one shard, checked when the test is over."""
-    with open_store(store_path, clock) as store:
-        store.create_stream("s")
-    yield store_path
-    assert check_store(store_path) == []
 
 
 @pytest.fixture
