@@ -8,6 +8,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Final, Self, TypeVar
 
 from streamstore.backup import back_up
@@ -179,13 +180,13 @@ class OpenStore:
         """Return how large the file is and how many readers have used it. Raises what any read raises."""
         return self._engine.storage_info()
 
-    def shows_shards_of(self, stream_name: str) -> bool:
-        """Tell whether any metrics of a stream's shards are enabled, as the last call that used it has found.
+    @property
+    def monitored_streams(self) -> AbstractSet[str]:
+        """The names of streams that have metrics of their shards enabled, as the last call that used each has found.
 
-        No look at the store: it is for whoever has just put into the stream or read from it.
+        No look at the store: it is for whoever has just put into a stream or read from it.
         """
-        stream = self._catalog.last_loaded(stream_name)
-        return stream is not None and bool(stream.shard_level_metrics)
+        return self._catalog.monitored
 
     def stream_arn(self, stream_name: str) -> str:
         """Return the ARN of a stream. It ends in the name, behind a slash if anything is in front of it."""

@@ -7,6 +7,7 @@ refusals are behind it.
 import secrets
 from collections.abc import Iterator
 from itertools import cycle
+from typing import Final
 
 from streamstore.consumers import delete_consumers, refuse_consumers
 from streamstore.databases import (
@@ -136,12 +137,15 @@ class StreamCatalog:
 
     def __init__(self) -> None:
         self._decoded: dict[str, tuple[bytes, KnownStream]] = {}
+        self.monitored: Final[set[str]] = set()
+        """The streams that have metrics of their shards enabled, as each was loaded last."""
 
     def load(self, transaction: ReadTransaction, stream_name: str) -> KnownStream:
         key = stream_key(stream_name)
         value = transaction.get(STREAMS_DATABASE, key)
         if value is None:
             self._decoded.pop(stream_name, None)
+            self.monitored.discard(stream_name)
             raise ResourceNotFoundException(
                 resource=f"Stream {stream_name}", remedy="create it with create_stream, or see list_streams"
             )
@@ -150,12 +154,11 @@ class StreamCatalog:
             return known[1]
         stream = KnownStream(_decode(key, value))
         self._decoded[stream_name] = (value, stream)
+        if stream.stored.shard_level_metrics:
+            self.monitored.add(stream_name)
+        else:
+            self.monitored.discard(stream_name)
         return stream
-
-    def last_loaded(self, stream_name: str) -> StoredStream | None:
-        """Return the stream as whoever loaded it last has found it; None if nobody has, or it was not there."""
-        known = self._decoded.get(stream_name)
-        return None if known is None else known[1].stored
 
 
 def initial_databases(dialect: Dialect) -> Databases:

@@ -39,7 +39,6 @@ NOT_AWAITED: Final = {
     "writer": "for AsyncStreamStore itself",
     "stream_of_token": "it reads nothing, so there is nothing to wait for",
     "shard_of_iterator": "it reads nothing, so there is nothing to wait for",
-    "shows_shards_of": "it reads nothing, so there is nothing to wait for",
     "storage_info": "it reads no record, only figures that are at hand",
     "stream_arn": "it reads nothing, so there is nothing to wait for",
     "observe_commits": "it sets who is told, so there is nothing to wait for",

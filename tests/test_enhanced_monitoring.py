@@ -158,9 +158,9 @@ def test_the_shards_of_an_unknown_or_badly_named_stream_are_not_monitored(stream
 def test_whether_the_shards_are_shown_is_known_behind_each_call_that_used_the_stream(stream: StreamStore) -> None:
     def behind_a_put() -> bool:
         stream.put_record("s", b"", "k")
-        return stream.shows_shards_of("s")
+        return "s" in stream.monitored_streams
 
-    assert not stream.shows_shards_of("unknown")
+    assert "unknown" not in stream.monitored_streams
     assert not behind_a_put()
     stream.enable_enhanced_monitoring("s", ["IncomingBytes"])
     assert behind_a_put()
@@ -169,7 +169,7 @@ def test_whether_the_shards_are_shown_is_known_behind_each_call_that_used_the_st
     stream.enable_enhanced_monitoring("s", ["ALL"])
     assert behind_a_put()
     stream.close()
-    assert stream.shows_shards_of("s")  # which is no look at the store
+    assert "s" in stream.monitored_streams  # which is no look at the store
 
 
 def test_a_stream_that_is_gone_shows_nothing(stream: StreamStore) -> None:
@@ -178,7 +178,7 @@ def test_a_stream_that_is_gone_shows_nothing(stream: StreamStore) -> None:
     stream.delete_stream("s")
     with pytest.raises(ResourceNotFoundException):
         stream.put_record("s", b"", "k")
-    assert not stream.shows_shards_of("s")
+    assert "s" not in stream.monitored_streams
 
 
 def test_the_shard_of_an_iterator_is_known_however_old_it_is(stream: StreamStore, clock: Clock) -> None:

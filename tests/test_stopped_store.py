@@ -102,7 +102,6 @@ NO_OPERATIONS: Final = {
     "source_of_tail",
     "observe_commits",
     "shard_of_iterator",
-    "shows_shards_of",
     "stream_arn",
     "stream_of_token",
 }

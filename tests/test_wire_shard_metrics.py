@@ -3,6 +3,7 @@
 import contextlib
 import re
 from typing import Final
+from unittest import mock
 
 import pytest
 
@@ -54,6 +55,14 @@ def asked(store: StreamStore, action: str, members: object) -> WireRequest:
 def read(store: StreamStore, *, limit: int = 10_000) -> WireRequest:
     iterator = store.get_shard_iterator("clicks", SHARD, "TRIM_HORIZON")
     return asked(store, "GetRecords", {"ShardIterator": iterator, "Limit": limit})
+
+
+def test_where_nothing_is_enabled_no_iterator_is_proved_again(aws_store: StreamStore) -> None:
+    aws_store.create_stream("clicks")
+    aws_store.put_record("clicks", b"123", "k")
+    with mock.patch.object(StreamStore, "shard_of_iterator", side_effect=AssertionError) as looked:
+        assert metrics_after(aws_store, read(aws_store)) == {}
+    looked.assert_not_called()
 
 
 @pytest.mark.parametrize("codec", [JSON, CBOR])

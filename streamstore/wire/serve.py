@@ -42,7 +42,7 @@ FINISH_SECONDS_MAX: Final = 30.0  # for what is under way at the end; a subscrip
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 SHOW_COUNTS_S: Final = 1.0
 COLLECTION_THRESHOLDS: Final = (20_000, 50, 100)
-"""Requests leave no cycles behind: looking for some with the thresholds of Python is 3 of 100 of the CPU of a put."""
+"""Requests leave no cycles: looking for some at Python's thresholds takes 4 of the 86 us of a put, HTTP not counted."""
 
 
 class ServeError(Exception):

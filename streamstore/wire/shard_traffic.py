@@ -35,22 +35,25 @@ class ShardTraffic:
 
     def count_answer(self, action: str, arguments: Arguments, output: Members) -> None:
         """Count an answer to PutRecord, PutRecords and GetRecords. Others move nothing."""
+        monitored = self._store.monitored_streams
+        if not monitored:
+            return
         if action == "PutRecord":
             stream = arguments.stream_name()
-            if self._store.shows_shards_of(stream):
+            if stream in monitored:
                 self._count_put(stream, arguments, output)
         elif action == "PutRecords":
             stream = arguments.stream_name()
-            if self._store.shows_shards_of(stream):
+            if stream in monitored:
                 self._count_puts(stream, arguments, output)
         elif action == "GetRecords":
             shard = self._store.shard_of_iterator(arguments.text("ShardIterator"))
-            if shard is not None and self._store.shows_shards_of(shard[0]):
+            if shard is not None and shard[0] in monitored:
                 self._count_read(*shard, output)
 
     def count_throttle(self, action: str, error: ProvisionedThroughputExceededException) -> None:
         """Count a put or a read that a quota refused."""
-        if self._store.shows_shards_of(error.stream_name):
+        if error.stream_name in self._store.monitored_streams:
             with self._counting:
                 shard = self._shard(error.stream_name, error.shard_id)
                 if action == "GetRecords":

@@ -48,7 +48,6 @@ LEFT_OUT: Final = {
     "writer": "returns an object of the package's own",
     "observe_commits": "takes a function of the caller, called on the writer thread",
     "stream_arn": "takes a name that was validated",
-    "shows_shards_of": "takes a name that was validated",
     "of": "takes a store",
 }
 NEEDED_ALL_THE_SAME: Final = {  # of arguments each of which may be left out, if another one is given
