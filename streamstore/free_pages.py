@@ -3,6 +3,9 @@
 LMDB has every page that nothing uses on this list, by the number of the commit that left it. So the list also tells
 whether a page that is said to be in use is one that an earlier commit left, and would show what was stored then. Every
 commit but the first leaves some, for it moves the list of databases: so the list of the last one has its number.
+
+No page that a commit has left is written to while a transaction goes on that sees less than this commit, and so none of
+the pages of a list that is walked in a transaction.
 """
 
 from bisect import bisect_left
@@ -13,7 +16,7 @@ from typing import Final
 from streamstore.page_reader import PageReader
 from streamstore.pages import DamagedPageError, Meta, parse_free_pages, parse_page
 
-__all__ = ["prove_free_pages", "staleness"]
+__all__ = ["LeftPages", "prove_free_pages", "staleness"]
 
 WORD_BYTES: Final = 8
 
@@ -27,7 +30,7 @@ def staleness(reader: PageReader, newer: Meta, in_use: set[int], *, is_first: bo
     walk = _Walk(reader, newer)
     stale: int | None = None
     try:
-        for value in walk.entries():
+        for _, value in walk.entries():
             numbers = memoryview(value[: len(value) // WORD_BYTES * WORD_BYTES]).cast("Q")[1:]
             for number in in_use:
                 place = bisect_left(numbers, -number, key=neg)  # they fall
@@ -45,7 +48,7 @@ def prove_free_pages(reader: PageReader, newer: Meta, in_use: set[int], *, is_fi
     walk = _Walk(reader, newer)
     is_free = bytearray(newer.last_page + 1)
     count = 0
-    for value in walk.entries():
+    for _, value in walk.entries():
         numbers = parse_free_pages(value, newer.last_page)
         count += len(numbers)
         for number in numbers:
@@ -61,6 +64,42 @@ def prove_free_pages(reader: PageReader, newer: Meta, in_use: set[int], *, is_fi
             raise ValueError(f"it names page {number}, which is in use")
 
 
+class LeftPages:
+    """The pages that commits up to the one that was found at the opening have left, and none has used again.
+
+    A branch that leads to one of them was damaged while nobody had the file open. Ask in a transaction.
+    """
+
+    def __init__(self, reader: PageReader, found_commit: int) -> None:
+        self._reader = reader
+        self._found_commit = found_commit
+        self._is_left: bytearray | None = None
+
+    def has(self, number: int) -> bool:
+        """Tell whether the page is one of them. A damaged list shows nothing."""
+        if self._is_left is None:
+            self._is_left = self._look()
+        elif self._knows(number):
+            self._is_left = self._look()  # a commit may have used it since
+        return self._knows(number)
+
+    def _knows(self, number: int) -> bool:
+        return self._is_left is not None and number < len(self._is_left) and bool(self._is_left[number])
+
+    def _look(self) -> bytearray:
+        _, newer = self._reader.metas(alone=False)
+        is_left = bytearray(newer.last_page + 1)
+        try:
+            for commit_number, value in _Walk(self._reader, newer).entries():
+                # LMDB may put pages under an earlier commit than the one that left them, but none that a snapshot sees.
+                if commit_number <= self._found_commit:
+                    for number in parse_free_pages(value, newer.last_page):
+                        is_left[number] = 1
+        except (DamagedPageError, ValueError):
+            return bytearray()
+        return is_left
+
+
 class _Walk:
     """A walk over the list that a meta page leads to. Behind its end it knows what it has come by."""
 
@@ -72,8 +111,8 @@ class _Walk:
         self.has_newest = False
         """Whether there is an entry of the commit that wrote the meta page."""
 
-    def entries(self) -> Iterator[bytes]:
-        """Yield what each commit has left. ``DamagedPageError`` ends it."""
+    def entries(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the number of each commit and what it has left. ``DamagedPageError`` ends it."""
         free = self._meta.free
         waiting = [] if free.root is None else [(free.root, free.depth)]
         while waiting:
@@ -90,5 +129,6 @@ class _Walk:
                 self.pages.update(self._reader.prove_far_value(first_page, value_bytes, is_exact=False))
                 values[place] = self._reader.far_value(first_page, value_bytes)
             for place, value in values.items():
-                self.has_newest |= int.from_bytes(page.keys[place], "little") == self._meta.commit_number
-                yield value
+                commit_number = int.from_bytes(page.keys[place], "little")
+                self.has_newest |= commit_number == self._meta.commit_number
+                yield commit_number, value

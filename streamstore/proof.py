@@ -25,7 +25,7 @@ from streamstore.databases import (
     is_database_of_a_store,
     is_sealed,
 )
-from streamstore.free_pages import prove_free_pages, staleness
+from streamstore.free_pages import LeftPages, prove_free_pages, staleness
 from streamstore.page_reader import PageReader, ReadFile, damaged
 from streamstore.pages import (
     DamagedPageError,
@@ -94,6 +94,7 @@ class Proof:
         self._proved: dict[bytes, Proved] = {}
         self._is_free_list_proved = not is_layout_known
         self._foreign_name: bytes | None = None
+        self._left = LeftPages(self.reader, found_commit=0)
 
     def prove_databases(self, older: Meta, newer: Meta, meta: Meta) -> None:
         """Prove the list of databases, as it was when ``meta`` was written, one of the two, and not before."""
@@ -105,6 +106,7 @@ class Proof:
             raise damaged(MAIN, f"it has {len(entries)} names, and should have {meta.main.entries}")
         if meta == newer:
             self._refuse_stale(older, newer, entries, pages)
+        self._left = LeftPages(self.reader, meta.commit_number)
         self._foreign_name = next((name for name in entries if not is_database_of_a_store(name)), None)
         if self._foreign_name is None:
             self.sound.add(LIST_OF_DATABASES)
@@ -315,7 +317,7 @@ class Proof:
         A page that gets too empty is filled or merged with the one beside it. Of branches, that needs the first key
         below each of the two.
         """
-        page = self.reader.page(number, low, high, is_leaf=depth == 1)
+        page = self._page(database, number, low, high, is_leaf=depth == 1)
         if depth == 1:
             _, problem = self._bad_places(database, page)
             if problem is not None:
@@ -330,14 +332,16 @@ class Proof:
             for place in range(start, stop)
         ]
         for place in {0, start - 1, stop} & set(range(len(page.children))) - set(range(start, stop)):
-            self._prove_lowest(page.children[place], depth - 1, page.keys[place] if place else low, ends[place])
+            self._prove_lowest(
+                database, page.children[place], depth - 1, page.keys[place] if place else low, ends[place]
+            )
         return ranges[0][0], ranges[-1][1]
 
-    def _prove_lowest(self, number: int, depth: int, low: bytes, high: bytes | None) -> None:
+    def _prove_lowest(self, database: bytes, number: int, depth: int, low: bytes, high: bytes | None) -> None:
         """Prove the way to the first key below a page."""
-        page = self.reader.page(number, low, high, is_leaf=depth == 1)
+        page = self._page(database, number, low, high, is_leaf=depth == 1)
         if depth > 1:
-            self._prove_lowest(page.children[0], depth - 1, low, page.keys[1])
+            self._prove_lowest(database, page.children[0], depth - 1, low, page.keys[1])
 
     def _leaves(self, database: bytes, tree: Tree, key: bytes) -> Iterator[_Leaf]:
         """Yield the leaves of a tree, from that of ``key`` on."""
@@ -356,9 +360,7 @@ class Proof:
     ) -> Iterator[_Leaf]:
         """``content``: the page, if it has been read already."""
         try:
-            page = self.reader.page(
-                number, low, high, is_leaf=depth == 1, content=content, has_values=database in SEALED_DATABASES
-            )
+            page = self._page(database, number, low, high, is_leaf=depth == 1, content=content)
         except DamagedPageError as error:
             yield _Leaf(low, high, [], [], [], str(error))
             return
@@ -372,6 +374,21 @@ class Proof:
             child_low = page.keys[place] if place else low
             child_high = page.keys[place + 1] if place + 1 < len(page.keys) else high
             yield from self._below(database, page.children[place], depth - 1, key, child_low, child_high, content)
+
+    def _page(
+        self, database: bytes, number: int, low: bytes, high: bytes | None, *, is_leaf: bool, content: bytes = b""
+    ) -> Page:
+        """Return a page of a database, unless an earlier commit has left it: a damaged branch may lead there.
+
+        What stood there once would be shown again. Of records, the counter of their shard tells that.
+        """
+        page = self.reader.page(
+            number, low, high, is_leaf=is_leaf, content=content, has_values=database in SEALED_DATABASES
+        )
+        is_root = low == b"" and high is None  # proved with the list of databases
+        if not is_root and not database.startswith(RECORDS_DATABASE_PREFIX) and self._left.has(number):
+            raise DamagedPageError(number, "is one that an earlier commit has left")
+        return page
 
     def _bad_places(self, database: bytes, page: Page) -> tuple[list[int], str | None]:
         """Return the places of the keys whose large values are not where the page says, and what is wrong with one."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from streamstore import CorruptRecordError, StorageError, StoreFormatError, StreamStore
 from streamstore.check import check_store
-from streamstore.databases import records_database
+from streamstore.databases import IDEMPOTENCY_KEYS_DATABASE, records_database
 from streamstore.engine import Engine
 from streamstore.folder import FolderLock
 from streamstore.model import StreamNumber
@@ -82,6 +82,23 @@ class DataFile:
         for _ in range(tree.depth - 1):
             numbers = [child for number in numbers for child in self.page(number).children]
         return numbers
+
+    def earlier_copies(self, number: int) -> list[int]:
+        """Return the pages that have only keys of a leaf, but not all."""
+        keys = set(self.page(number).keys)
+        copies: list[int] = []
+        for other in range(2, self.meta.last_page + 1):
+            with contextlib.suppress(DamagedPageError):
+                page = self.page(other)
+                if not page.children and keys > set(page.keys):
+                    copies.append(other)
+        return copies
+
+    def lead_branch(self, database: bytes, leaf: int, page: int) -> None:
+        """Have the root of a database say that another page is at the place of a leaf."""
+        root, content = self.branch(database)
+        place = content.index(leaf.to_bytes(4, "little"), HEADER_BYTES)
+        self._write(root, content[:place] + page.to_bytes(4, "little") + content[place + 4 :])
 
     def zero(self, number: int) -> None:
         self._write(number, bytes(PAGE_BYTES))
@@ -302,6 +319,32 @@ def test_a_meta_page_that_says_to_be_newer_than_the_newest_is_told(path: Path, c
     (path / "data.mdb").write_bytes(file.content)
     with pytest.raises(StoreFormatError, match=f"it is not of commit {number + 2}, which has left no page"):
         open_store(path, clock)
+
+
+def test_a_branch_that_leads_to_an_earlier_copy_of_a_page_is_told(path: Path, clock: Clock) -> None:
+    """What stands there belongs there, and was written there: without what was stored since."""
+    keys = [f"key {number}" for number in range(300)]
+    with open_store(path, clock) as store:
+        for key in keys:
+            store.put_record(STREAM, b"once", "key", idempotency_key=key)
+    file = DataFile(path)
+    leaf, earlier = next(
+        (leaf, copy) for leaf in file.leaves(IDEMPOTENCY_KEYS_DATABASE) for copy in file.earlier_copies(leaf)
+    )
+    file.lead_branch(IDEMPOTENCY_KEYS_DATABASE, leaf, earlier)
+    problem = f"page {earlier} is one that an earlier commit has left"
+    assert any(problem in told for told in check_store(path))
+    with open_store(path, clock) as store:
+        refused = 0
+        for key in keys:
+            try:
+                stored = store.put_record(STREAM, b"once", "key", idempotency_key=key)
+                assert int(stored.sequence_number) < RECORDS + len(keys), "stored again"
+            except StoreFormatError as error:
+                # The page is free, so a commit in between may have written something else there.
+                assert f"page {earlier} " in str(error)
+                refused += 1
+        assert refused == len(file.page(leaf).keys)
 
 
 def test_a_damaged_list_of_free_pages_refuses_each_change_and_no_reading(path: Path, clock: Clock) -> None:
