@@ -31,6 +31,7 @@ __all__ = ["NAMED_DATABASES_MAX", "Environment", "create_environment"]
 NAMED_DATABASES_MAX: Final = 4096
 RECOVERY_KEY: Final = b"last"
 VERIFY_ATTEMPTS: Final = 3
+COMMIT_NUMBER_BYTES: Final = 8
 
 
 class _PageWalker(Protocol):
@@ -81,7 +82,7 @@ class Environment:
             self._folder.sync_names()
             preallocate(self._folder.lock_path, LOCK_FILE_BYTES)
         if self.proof.is_layout_known:
-            self.proof.reader.metas(alone=self.lock.alone)
+            self._take_hidden_commit()
         env = self._map_file()
         self.map_bytes_unlimited = None
         try:
@@ -100,6 +101,22 @@ class Environment:
             env.close()
             raise
         return env
+
+    def _take_hidden_commit(self) -> None:
+        """Prove the meta pages. Where one hides the last commit, which damage can do to a file, give it its number."""
+        metas = self.proof.reader.metas(alone=self.lock.alone)
+        number = self.proof.hidden_commit(*metas) if self.lock.alone else None
+        if number is None:
+            return
+        older, _ = metas
+        if self._read_only:
+            raise StoreFormatError(
+                f"{self._folder.data_path} is damaged: it holds commit {number}, whose meta page says "
+                f"{older.commit_number}. Nothing was stored or changed; open the store to write, which mends it."
+            )
+        self.lock.overwrite(
+            self.proof.reader.place_of_commit_number(older), number.to_bytes(COMMIT_NUMBER_BYTES, "little")
+        )
 
     def _refuse_empty(self) -> None:
         if self.lock.data_file_bytes() == 0:

@@ -164,6 +164,10 @@ class FolderLock:
         """Write the first bytes of the data file as they are, so that the next sync brings them to the disk."""
         os.pwrite(self._descriptor, os.pread(self._descriptor, size_bytes, 0), 0)
 
+    def overwrite(self, start: int, content: bytes) -> None:
+        """Write over a part of the data file. The next sync brings it to the disk."""
+        os.pwrite(self._descriptor, content, start)
+
     def read(self, start: int, count_bytes: int) -> bytes:
         return os.pread(self._descriptor, count_bytes, start)
 

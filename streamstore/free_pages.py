@@ -14,9 +14,9 @@ from operator import neg
 from typing import Final
 
 from streamstore.page_reader import PageReader
-from streamstore.pages import DamagedPageError, Meta, parse_free_pages, parse_page
+from streamstore.pages import DamagedPageError, Meta, Tree, parse_free_pages, parse_page
 
-__all__ = ["LeftPages", "prove_free_pages", "staleness"]
+__all__ = ["LeftPages", "newest_commit_that_left", "pages_left_by_commit", "prove_free_pages", "staleness"]
 
 WORD_BYTES: Final = 8
 
@@ -62,6 +62,25 @@ def prove_free_pages(reader: PageReader, newer: Meta, in_use: set[int], *, is_fi
     for number in walk.pages | in_use:
         if number > newer.last_page or is_free[number]:
             raise ValueError(f"it names page {number}, which is in use")
+
+
+def newest_commit_that_left(reader: PageReader, free: Tree) -> int | None:
+    """Return the number of the newest commit that is on a list. ``DamagedPageError``: it cannot be found."""
+    number = free.root
+    for depth in range(free.depth, 0, -1):
+        assert number is not None
+        page = parse_page(reader.page_at(number), number, is_free_list=True)
+        if bool(page.children) == (depth == 1):
+            raise DamagedPageError(number, "is not as deep in its tree as it should be")
+        if depth == 1:
+            return int.from_bytes(page.keys[-1], "little")
+        number = page.children[-1]
+    return None
+
+
+def pages_left_by_commit(reader: PageReader, meta: Meta) -> dict[int, list[int]]:
+    """Return what is on the list. ``DamagedPageError`` or ``ValueError``: it is damaged."""
+    return {number: parse_free_pages(value, meta.last_page) for number, value in _Walk(reader, meta).entries()}
 
 
 class LeftPages:

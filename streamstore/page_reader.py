@@ -18,6 +18,7 @@ from streamstore.pages import (
     parse_metas,
     parse_overflow,
     parse_page,
+    place_of_commit_number,
 )
 
 __all__ = ["PageReader", "ReadFile", "damaged"]
@@ -47,6 +48,10 @@ class PageReader:
                 if attempts_left == 0:
                     raise damaged("The file", str(error)) from error
         raise AssertionError
+
+    def place_of_commit_number(self, meta: Meta) -> int:
+        """Return where in the file the number of a meta page stands: eight bytes, the lowest first."""
+        return place_of_commit_number(meta, self._page_bytes)
 
     def pages(self, numbers: list[int]) -> Iterator[bytes]:
         """Yield the pages, read at once where they lie side by side, more and more; less of what cannot be read."""

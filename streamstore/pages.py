@@ -33,6 +33,7 @@ __all__ = [
     "parse_overflow",
     "parse_page",
     "parse_tree",
+    "place_of_commit_number",
 ]
 
 PAGE_BYTES_DEFAULT: Final = 4096
@@ -73,6 +74,8 @@ class Tree(NamedTuple):
     depth: int = 0
     tree_pages: int = 0
     """Branches and leaves."""
+    value_pages: int = 0
+    """Those of values that do not fit on a leaf."""
 
 
 class Meta(NamedTuple):
@@ -261,8 +264,8 @@ def _header(page: bytes) -> tuple[int, int, int, int, int]:
 
 
 def _tree(page: bytes, start: int) -> Tree:
-    _, _, depth, branches, leaves, _, entries, root = _TREE.unpack_from(page, start)
-    return Tree(None if root == _NO_PAGE else root, entries, depth, branches + leaves)
+    _, _, depth, branches, leaves, value_pages, entries, root = _TREE.unpack_from(page, start)
+    return Tree(None if root == _NO_PAGE else root, entries, depth, branches + leaves, value_pages)
 
 
 def page_bytes_of(start: bytes) -> int:
@@ -292,6 +295,12 @@ def parse_metas(start: bytes, page_bytes: int) -> tuple[Meta, Meta]:
             f"says that page {newer.last_page} is the last, and an older one says {older.last_page}",
         )
     return older, newer
+
+
+def place_of_commit_number(meta: Meta, page_bytes: int) -> int:
+    """Return where in the file the number of a meta page stands: eight bytes, the lowest first."""
+    start_of_end = _PAGE_HEADER.size + _META.size + 2 * _TREE.size
+    return meta.commit_number % META_PAGES * page_bytes + start_of_end + _PAGE_NUMBER.size
 
 
 def parse_tree(value: bytes) -> Tree:
