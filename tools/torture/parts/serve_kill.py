@@ -38,6 +38,7 @@ class Survivor:
         self._log = folder / "served.log"
         self._ordeal = ordeal
         self._heard = 0
+        self._stored = 0
         self._acknowledged: set[str] = set()
         self._ledger = StreamLedger(STREAM)
         self._running = contextlib.ExitStack()
@@ -99,7 +100,9 @@ class Survivor:
                 problems += check_store(self._path)
         except StreamStoreError as error:
             problems.append(f"The store cannot be read: {type(error).__name__}: {error}")
-        self._ordeal.set("records stored", len(self._ledger.labels))
+        stored = len(self._ledger.labels)
+        self._ordeal.add("records stored", stored - self._stored)
+        self._stored = stored
         return problems[:PROBLEMS_MAX]
 
     def _hear(self) -> list[str]:
