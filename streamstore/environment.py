@@ -19,9 +19,11 @@ from lmdb import verify as lmdb_verify
 from streamstore.databases import RECOVERY_DATABASE, Databases
 from streamstore.errors import StorageError, StoreClosedError, StoreForkedError, StoreFormatError
 from streamstore.folder import LOCK_FILE_BYTES, FolderLock, StoreFolder, preallocate
+from streamstore.hidden_commit import hides_commit, is_commit_whole, number_of_hidden_commit
 from streamstore.library import MACHINE_ERRORS, READERS_MAX, lib_version, name_end, translated
 from streamstore.limits import MAP_BYTES_MIN
 from streamstore.model import SyncMode
+from streamstore.page_reader import damaged
 from streamstore.process import ReaderGate
 from streamstore.proof import Proof
 from streamstore.room import FileRoom
@@ -31,7 +33,6 @@ __all__ = ["NAMED_DATABASES_MAX", "Environment", "create_environment"]
 NAMED_DATABASES_MAX: Final = 4096
 RECOVERY_KEY: Final = b"last"
 VERIFY_ATTEMPTS: Final = 3
-COMMIT_NUMBER_BYTES: Final = 8
 
 
 class _PageWalker(Protocol):
@@ -104,19 +105,32 @@ class Environment:
 
     def _take_hidden_commit(self) -> None:
         """Prove the meta pages. Where one hides the last commit, which damage can do to a file, give it its number."""
-        metas = self.proof.reader.metas(alone=self.lock.alone)
-        number = self.proof.hidden_commit(*metas) if self.lock.alone else None
-        if number is None:
+        reader = self.proof.reader
+        older, newer = reader.metas(alone=self.lock.alone)
+        is_hidden = self.lock.alone and hides_commit(reader, older)
+        if is_hidden and is_commit_whole(reader, older, newer):
+            number = number_of_hidden_commit(older)
+            if self._read_only:
+                raise StoreFormatError(
+                    f"{self._folder.data_path} is damaged: it holds commit {number}, whose meta page says "
+                    f"{older.commit_number}. Nothing was stored or changed; open the store to write, which mends it."
+                )
+            self.lock.overwrite(*reader.renumbered(older, number))
             return
-        older, _ = metas
-        if self._read_only:
-            raise StoreFormatError(
-                f"{self._folder.data_path} is damaged: it holds commit {number}, whose meta page says "
-                f"{older.commit_number}. Nothing was stored or changed; open the store to write, which mends it."
-            )
-        self.lock.overwrite(
-            self.proof.reader.place_of_commit_number(older), number.to_bytes(COMMIT_NUMBER_BYTES, "little")
-        )
+        if newer.last_page < older.last_page:
+            raise damaged("The file", f"its last page is {newer.last_page}, and was {older.last_page} before")
+        if is_hidden and not self._read_only:
+            self._forget_hidden_commit()
+
+    def _forget_hidden_commit(self) -> None:
+        """While nobody else writes: let the older meta page lead where the newer one does, if it hides a commit.
+
+        The next commit may take the same pages. Were it to end early, what is on them could be taken for either.
+        """
+        reader = self.proof.reader
+        older, newer = reader.metas(alone=False)
+        if hides_commit(reader, older):
+            self.lock.overwrite(*reader.renumbered(newer, older.commit_number))
 
     def _refuse_empty(self) -> None:
         if self.lock.data_file_bytes() == 0:
@@ -278,6 +292,8 @@ class Environment:
         uses. Only the two meta pages can be so: no page of data is used before its sync has succeeded.
         """
         if not self.is_disk_sure:
+            if self.proof.is_layout_known:
+                self._forget_hidden_commit()
             self.lock.write_again(_meta_bytes(self.env))
             self.lock.sync_data_file()
             self.is_disk_sure = True

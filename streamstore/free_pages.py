@@ -16,7 +16,7 @@ from typing import Final
 from streamstore.page_reader import PageReader
 from streamstore.pages import DamagedPageError, Meta, Tree, parse_free_pages, parse_page
 
-__all__ = ["LeftPages", "newest_commit_that_left", "pages_left_by_commit", "prove_free_pages", "staleness"]
+__all__ = ["LeftPages", "free_pages_by_commit", "newest_commit_that_left", "prove_free_pages", "staleness"]
 
 WORD_BYTES: Final = 8
 
@@ -78,7 +78,7 @@ def newest_commit_that_left(reader: PageReader, free: Tree) -> int | None:
     return None
 
 
-def pages_left_by_commit(reader: PageReader, meta: Meta) -> dict[int, list[int]]:
+def free_pages_by_commit(reader: PageReader, meta: Meta) -> dict[int, list[int]]:
     """Return what is on the list. ``DamagedPageError`` or ``ValueError``: it is damaged."""
     return {number: parse_free_pages(value, meta.last_page) for number, value in _Walk(reader, meta).entries()}
 

@@ -10,6 +10,7 @@ from typing import Final
 from streamstore.errors import StoreFormatError
 from streamstore.pages import (
     META_BYTES_MAX,
+    META_PAGES,
     DamagedPageError,
     Meta,
     Page,
@@ -18,7 +19,8 @@ from streamstore.pages import (
     parse_metas,
     parse_overflow,
     parse_page,
-    place_of_commit_number,
+    place_of_meta,
+    renumbered_meta,
 )
 
 __all__ = ["PageReader", "ReadFile", "damaged"]
@@ -49,9 +51,10 @@ class PageReader:
                     raise damaged("The file", str(error)) from error
         raise AssertionError
 
-    def place_of_commit_number(self, meta: Meta) -> int:
-        """Return where in the file the number of a meta page stands: eight bytes, the lowest first."""
-        return place_of_commit_number(meta, self._page_bytes)
+    def renumbered(self, meta: Meta, commit_number: int) -> tuple[int, bytes]:
+        """Return what a meta page says as if it were of another commit, and where in the file that belongs."""
+        content = self.read_at(meta.commit_number % META_PAGES, self._page_bytes)
+        return place_of_meta(commit_number, self._page_bytes), renumbered_meta(content, commit_number)
 
     def pages(self, numbers: list[int]) -> Iterator[bytes]:
         """Yield the pages, read at once where they lie side by side, more and more; less of what cannot be read."""
@@ -106,16 +109,27 @@ class PageReader:
 
         One that is written over a longer one keeps the pages of that. ``is_exact``: none is ever written over.
         """
+        pages, needed = self.pages_of_far_value(number, value_bytes), pages_of_value(value_bytes, self._page_bytes)
+        if is_exact and len(pages) > needed:
+            raise _of_wrong_length(number, len(pages), needed)
+        if len(pages) > 1 and len(self.read_at(pages[-1], self._page_bytes)) < self._page_bytes:
+            raise DamagedPageError(number, "begins a value that goes on behind the end of the file")
+        return pages[:needed]
+
+    def pages_of_far_value(self, number: int, value_bytes: int) -> range:
+        """Return the pages that a value keeps. ``DamagedPageError``: they are not enough for it."""
         count = parse_overflow(self.read_at(number, PAGE_HEADER_BYTES), number)
         needed = pages_of_value(value_bytes, self._page_bytes)
-        if count < needed or (is_exact and count > needed):
-            raise DamagedPageError(number, f"begins a value of {count} pages, which needs {needed}")
-        if count > 1 and len(self.read_at(number + count - 1, self._page_bytes)) < self._page_bytes:
-            raise DamagedPageError(number, "begins a value that goes on behind the end of the file")
-        return range(number, number + needed)
+        if count < needed:
+            raise _of_wrong_length(number, count, needed)
+        return range(number, number + count)
 
     def far_value(self, number: int, value_bytes: int) -> bytes:
         return self.read_at(number, PAGE_HEADER_BYTES + value_bytes)[PAGE_HEADER_BYTES:]
+
+
+def _of_wrong_length(number: int, count: int, needed: int) -> DamagedPageError:
+    return DamagedPageError(number, f"begins a value of {count} pages, which needs {needed}")
 
 
 def damaged(what: str, problem: str) -> StoreFormatError:

@@ -33,7 +33,8 @@ __all__ = [
     "parse_overflow",
     "parse_page",
     "parse_tree",
-    "place_of_commit_number",
+    "place_of_meta",
+    "renumbered_meta",
 ]
 
 PAGE_BYTES_DEFAULT: Final = 4096
@@ -74,8 +75,6 @@ class Tree(NamedTuple):
     depth: int = 0
     tree_pages: int = 0
     """Branches and leaves."""
-    value_pages: int = 0
-    """Those of values that do not fit on a leaf."""
 
 
 class Meta(NamedTuple):
@@ -264,8 +263,8 @@ def _header(page: bytes) -> tuple[int, int, int, int, int]:
 
 
 def _tree(page: bytes, start: int) -> Tree:
-    _, _, depth, branches, leaves, value_pages, entries, root = _TREE.unpack_from(page, start)
-    return Tree(None if root == _NO_PAGE else root, entries, depth, branches + leaves, value_pages)
+    _, _, depth, branches, leaves, _, entries, root = _TREE.unpack_from(page, start)
+    return Tree(None if root == _NO_PAGE else root, entries, depth, branches + leaves)
 
 
 def page_bytes_of(start: bytes) -> int:
@@ -289,18 +288,19 @@ def parse_metas(start: bytes, page_bytes: int) -> tuple[Meta, Meta]:
             older.commit_number % META_PAGES,
             f"is of commit {older.commit_number}, and the other one of {newer.commit_number}",
         )
-    if newer.last_page < older.last_page:
-        raise DamagedPageError(
-            newer.commit_number % META_PAGES,
-            f"says that page {newer.last_page} is the last, and an older one says {older.last_page}",
-        )
     return older, newer
 
 
-def place_of_commit_number(meta: Meta, page_bytes: int) -> int:
-    """Return where in the file the number of a meta page stands: eight bytes, the lowest first."""
-    start_of_end = _PAGE_HEADER.size + _META.size + 2 * _TREE.size
-    return meta.commit_number % META_PAGES * page_bytes + start_of_end + _PAGE_NUMBER.size
+def place_of_meta(commit_number: int, page_bytes: int) -> int:
+    """Return where in the file begins what the meta page of a commit says, behind its header."""
+    return commit_number % META_PAGES * page_bytes + _PAGE_HEADER.size
+
+
+def renumbered_meta(page: bytes, commit_number: int) -> bytes:
+    """Return what a meta page says behind its header, as if it were of another commit."""
+    end = _PAGE_HEADER.size + _META.size + 2 * _TREE.size
+    last_page, _ = _META_END.unpack_from(page, end)
+    return page[_PAGE_HEADER.size : end] + _META_END.pack(last_page, commit_number)
 
 
 def parse_tree(value: bytes) -> Tree:

@@ -26,7 +26,6 @@ from streamstore.databases import (
     is_sealed,
 )
 from streamstore.free_pages import LeftPages, prove_free_pages, staleness
-from streamstore.hidden_commit import hidden_commit
 from streamstore.page_reader import PageReader, ReadFile, damaged
 from streamstore.pages import (
     DamagedPageError,
@@ -96,14 +95,6 @@ class Proof:
         self._is_free_list_proved = not is_layout_known
         self._foreign_name: bytes | None = None
         self._left = LeftPages(self.reader, found_commit=0)
-
-    def hidden_commit(self, older: Meta, newer: Meta) -> int | None:
-        """Return of which commit behind ``newer`` the meta page is that says to be ``older``; None: it is older."""
-        return hidden_commit(self.reader, older, newer, self._trees_in)
-
-    def _trees_in(self, main: Tree) -> list[Tree]:
-        entries, _ = self._list_of_databases(main)
-        return [parse_tree(entry) for entry in entries.values()]
 
     def prove_databases(self, older: Meta, newer: Meta, meta: Meta) -> None:
         """Prove the list of databases, as it was when ``meta`` was written, one of the two, and not before."""

@@ -24,7 +24,8 @@ from streamstore.databases import (
 )
 from streamstore.engine import Engine
 from streamstore.folder import FolderLock
-from streamstore.free_pages import LeftPages, pages_left_by_commit
+from streamstore.free_pages import LeftPages, free_pages_by_commit
+from streamstore.hidden_commit import hides_commit, is_commit_whole
 from streamstore.model import StreamNumber
 from streamstore.pages import DamagedPageError, Page, Tree, parse_metas, parse_page, parse_tree
 from streamstore.proof import Proof
@@ -376,10 +377,11 @@ def put_number(path: Path, clock: Clock) -> int:
         return int(store.put_record(STREAM, b"", "key", explicit_hash_key=LOWER_HALF).sequence_number)
 
 
-def test_a_commit_is_taken_though_its_meta_page_says_to_be_older(path: Path, clock: Clock) -> None:
+@pytest.mark.parametrize("makes_longer", [False, True])
+def test_a_commit_is_taken_though_its_meta_page_says_to_be_older(path: Path, clock: Clock, makes_longer: bool) -> None:
     """LMDB would take the commit before it: what was acknowledged last would be gone."""
     number = put_number(path, clock)
-    _, file = files_around_a_put(path, clock, makes_longer=False)
+    _, file = files_around_a_put(path, clock, makes_longer=makes_longer)
     whole = bytes(file.content)
     file.say_of_the_newer(commit_number=file.meta.commit_number - 2)
     with pytest.raises(StoreFormatError, match="open the store to write, which mends it"):
@@ -389,15 +391,6 @@ def test_a_commit_is_taken_though_its_meta_page_says_to_be_older(path: Path, clo
     assert (path / "data.mdb").read_bytes() == whole
     assert put_number(path, clock) > number + 1
     assert check_store(path) == []
-
-
-def test_a_commit_that_made_the_file_longer_is_told_when_its_meta_page_says_to_be_older(
-    path: Path, clock: Clock
-) -> None:
-    _, file = files_around_a_put(path, clock, makes_longer=True)
-    file.say_of_the_newer(commit_number=file.meta.commit_number - 2)
-    with pytest.raises(StoreFormatError, match="is the last, and an older one says"):
-        open_store(path, clock)
 
 
 @pytest.mark.parametrize("makes_longer", [False, True])
@@ -410,6 +403,29 @@ def test_behind_a_failed_write_of_a_meta_page_a_commit_is_taken_or_not(
     file.say_of_the_newer(commit_number=before.older_meta.commit_number, last_page=before.older_meta.last_page)
     assert put_number(path, clock) in (number + 1, number + 2)
     assert check_store(path) == []
+
+
+@pytest.mark.parametrize("makes_longer", [False, True])
+def test_a_commit_that_is_written_over_in_part_is_not_taken(path: Path, clock: Clock, makes_longer: bool) -> None:
+    """Behind a failed write of its meta page the next commit takes the same pages, and may end early."""
+    number = put_number(path, clock)
+    before, file = files_around_a_put(path, clock, makes_longer=makes_longer)
+    file.say_of_the_newer(commit_number=before.older_meta.commit_number, last_page=before.older_meta.last_page)
+    kept = bytes(file.content)
+    for page in range(2, file.meta.last_page + 1):
+        place = page * PAGE_BYTES
+        if kept[place : place + PAGE_BYTES] != before.content[place : place + PAGE_BYTES]:
+            file.content[:] = kept
+            file.ruin(page)
+            assert put_number(path, clock) == number + 1
+            assert check_store(path) == []
+
+
+def test_a_last_page_that_was_further_behind_is_told(path: Path, clock: Clock) -> None:
+    file = DataFile(path)
+    file.say_of_the_newer(commit_number=file.meta.commit_number, last_page=file.older_meta.last_page - 1)
+    with pytest.raises(StoreFormatError, match="its last page is"):
+        open_store(path, clock)
 
 
 def test_an_older_commit_is_not_taken_for_the_newest_though_its_list_of_free_pages_says_so(
@@ -558,15 +574,16 @@ def proof_of(file: BinaryIO) -> Proof:
 
 def refuse_unfound_commit(proof: Proof) -> None:
     older, newer = proof.reader.metas(alone=True)
-    assert proof.hidden_commit(older, newer) is None
+    assert not hides_commit(proof.reader, older)
     hidden = newer._replace(commit_number=newer.commit_number - 2)
-    assert proof.hidden_commit(hidden, older) == newer.commit_number
+    assert hides_commit(proof.reader, hidden)
+    assert is_commit_whole(proof.reader, hidden, older)
 
 
 def refuse_confused_pages(proof: Proof) -> None:
     """What a commit has left behind the opening may still be seen by a snapshot of before."""
     older, newer = proof.reader.metas(alone=True)
-    left = pages_left_by_commit(proof.reader, newer)[newer.commit_number]
+    left = free_pages_by_commit(proof.reader, newer)[newer.commit_number]
     assert all(map(LeftPages(proof.reader, newer.commit_number).has, left))
     assert not any(map(LeftPages(proof.reader, older.commit_number).has, left))
 
