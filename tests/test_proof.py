@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from streamstore import CorruptRecordError, StorageError, StoreFormatError, StreamStore
 from streamstore.check import check_store
 from streamstore.databases import (
+    COUNTERS_DATABASE,
     IDEMPOTENCY_KEYS_DATABASE,
     IDEMPOTENCY_TIMES_DATABASE,
     LOSSES_DATABASE,
@@ -411,14 +412,33 @@ def test_a_commit_that_is_written_over_in_part_is_not_taken(path: Path, clock: C
     number = put_number(path, clock)
     before, file = files_around_a_put(path, clock, makes_longer=makes_longer)
     file.say_of_the_newer(commit_number=before.older_meta.commit_number, last_page=before.older_meta.last_page)
-    kept = bytes(file.content)
+    was, kept = bytes(before.content), bytes(file.content)
     for page in range(2, file.meta.last_page + 1):
         place = page * PAGE_BYTES
-        if kept[place : place + PAGE_BYTES] != before.content[place : place + PAGE_BYTES]:
+        if kept[place : place + PAGE_BYTES] != was[place : place + PAGE_BYTES]:
             file.content[:] = kept
             file.ruin(page)
             assert put_number(path, clock) == number + 1
             assert check_store(path) == []
+
+
+@pytest.mark.parametrize("written_over", ["with a list of databases of before", "with another counter"])
+def test_a_commit_is_not_taken_where_a_page_leads_past_it(path: Path, clock: Clock, written_over: str) -> None:
+    before, file = files_around_a_put(path, clock, makes_longer=False)
+    file.say_of_the_newer(commit_number=before.older_meta.commit_number)
+    if written_over == "with another counter":
+        (leaf,) = file.leaves(COUNTERS_DATABASE)
+        file.content[(leaf + 1) * PAGE_BYTES - 1] ^= 1
+        (path / "data.mdb").write_bytes(file.content)
+    else:
+        assert before.meta.main.root is not None
+        assert file.meta.main.root is not None
+        file.copy(before.meta.main.root, file.meta.main.root, with_number=True)
+    with open_store(path, clock):
+        pass
+    file = DataFile(path)
+    assert file.meta == before.meta
+    assert file.older_meta.main == before.meta.main, "what comes next could be taken for a part of it"
 
 
 def test_a_last_page_that_was_further_behind_is_told(path: Path, clock: Clock) -> None:
@@ -578,6 +598,7 @@ def refuse_unfound_commit(proof: Proof) -> None:
     hidden = newer._replace(commit_number=newer.commit_number - 2)
     assert hides_commit(proof.reader, hidden)
     assert is_commit_whole(proof.reader, hidden, older)
+    assert not is_commit_whole(proof.reader, hidden._replace(last_page=hidden.last_page + 1), older)
 
 
 def refuse_confused_pages(proof: Proof) -> None:
