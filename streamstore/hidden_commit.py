@@ -2,8 +2,8 @@
 
 A flipped bit does that. LMDB does it too, where the write of a meta page fails: it puts the number and the last page
 back to what they were. Nobody was told that such a commit is stored, or that it is not; but one that was hidden by
-damage may be acknowledged. So it is taken wherever it is whole. It is not where the next commit has begun to write over
-its pages, which it may do behind a failure in another process, or where the file has become longer by it and LMDB has put that back.
+damage may be acknowledged. So it is taken wherever it is whole. It is not where the file has become longer by it and
+LMDB has put that back, or where another process has begun to write the next commit over its pages.
 
 The pages that it took are those that were free before, or behind the last one, and are not free now. It uses them all,
 so each must be found on the way from its meta page, and be what LMDB would have written there.
@@ -26,18 +26,25 @@ def number_of_hidden_commit(older: Meta) -> int:
 
 
 def hides_commit(reader: PageReader, older: Meta) -> bool:
-    """Tell whether the meta page that says to be older seems to be of the commit behind the other one."""
+    """Tell whether the meta page that says to be older seems to be of the commit behind the other one.
+
+    Nobody needs what an older one leads to: where that is damaged, or cannot be read, it is older.
+    """
     try:
         return newest_commit_that_left(reader, older.free) == number_of_hidden_commit(older)
-    except DamagedPageError:
+    except (DamagedPageError, OSError):
         return False
 
 
 def is_commit_whole(reader: PageReader, hidden: Meta, before: Meta) -> bool:
-    """Tell whether a commit is as it was made, behind that of the meta page ``before``."""
+    """Tell whether a commit is as it was made, behind that of the meta page ``before``.
+
+    ``OSError``: it cannot be read.
+    """
     try:
         free_before, free = free_pages_by_commit(reader, before), free_pages_by_commit(reader, hidden)
         free_before.pop(before.commit_number, None)  # LMDB does not use again what the commit before has left
+        reader.page_at(hidden.last_page)  # or the file would be as long as a damaged number says
         new = range(before.last_page + 1, hidden.last_page + 1)
         taken = set(new).union(*free_before.values()).difference(*free.values())
         if hidden.main.root not in taken:

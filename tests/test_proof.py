@@ -441,6 +441,30 @@ def test_a_commit_is_not_taken_where_a_page_leads_past_it(path: Path, clock: Clo
     assert file.older_meta.main == before.meta.main, "what comes next could be taken for a part of it"
 
 
+def test_a_last_page_that_no_file_has_is_told_and_takes_no_memory(path: Path, clock: Clock) -> None:
+    _, file = files_around_a_put(path, clock, makes_longer=True)
+    file.say_of_the_newer(commit_number=file.meta.commit_number - 2, last_page=2**50)
+    with pytest.raises(StoreFormatError, match="its last page is"):
+        open_store(path, clock)
+
+
+@pytest.mark.parametrize("error", [None, OSError(errno.EIO, "Input/output error")])
+def test_what_only_an_older_commit_needs_is_not_needed(path: Path, clock: Clock, error: OSError | None) -> None:
+    file = DataFile(path)
+    root = file.older_meta.free.root
+    assert root is not None
+
+    def fail(lock: FolderLock, start: int, count_bytes: int) -> bytes:
+        if start == root * PAGE_BYTES and error is not None:
+            raise error
+        return os.pread(vars(lock)["_descriptor"], count_bytes, start)
+
+    if error is None:
+        file.zero(root)
+    with mock.patch.object(FolderLock, "read", fail), open_store(path, clock) as store:
+        assert read_around_damage(store, SHARDS[0]) == (list(range(RECORDS)), [])
+
+
 def test_a_last_page_that_was_further_behind_is_told(path: Path, clock: Clock) -> None:
     file = DataFile(path)
     file.say_of_the_newer(commit_number=file.meta.commit_number, last_page=file.older_meta.last_page - 1)
