@@ -99,16 +99,25 @@ class Trials:
             return self.make(trials[case].operation, self._path(case), fault_of(trials[case]), beside=beside)
 
         with Worker(work) as worker:
+            made: tuple[int, Told | Ended] | None = None
             for case in self._ordeal.cases(len(trials)):
-                told = worker.do(case)
-                found = self._judge(told, trials[case].operation, self._path(case))
-                for sentence in found:
-                    self._ordeal.found(case, f"{trials[case]}: {sentence}")
-                if found:
+                worker.begin(case)
+                is_sound = made is None or self._tell(trials, *made)
+                made = case, worker.told()
+                if not is_sound:
                     worker.start_anew()
-                if not isinstance(told, Ended):
-                    self._ordeal.add(told.word)
-                shutil.rmtree(self._path(case), ignore_errors=True)
+            if made is not None:
+                self._tell(trials, *made)
+
+    def _tell(self, trials: Sequence[Trial], case: int, told: Told | Ended) -> bool:
+        """Judge a case, while the next one is made, and tell what came of it. True: nothing was found."""
+        found = self._judge(told, trials[case].operation, self._path(case))
+        for sentence in found:
+            self._ordeal.found(case, f"{trials[case]}: {sentence}")
+        if not isinstance(told, Ended):
+            self._ordeal.add(told.word)
+        shutil.rmtree(self._path(case), ignore_errors=True)
+        return not found
 
     def _plant_once(self) -> None:
         """In a child: what is planted there must not blind who judges it."""

@@ -58,10 +58,20 @@ class Worker(Generic[T]):
 
     def do(self, case: int) -> T | Ended:
         """Return what became of the case, in the words of ``work`` or, if it did not come so far, in ours."""
+        self.begin(case)
+        return self.told()
+
+    def begin(self, case: int) -> None:
+        """Let the child do the case; ask for what became of it before anything else."""
         if self._child is None or self._child.cases_done == self._cases_of_one_child:
             self.start_anew()
             self._child = _Child(self._work, self._asleep_s)
-        told = self._child.do(case)
+        self._child.begin(case)
+
+    def told(self) -> T | Ended:
+        """Wait for the case that was begun, and return what became of it."""
+        assert self._child is not None
+        told = self._child.told()
         if isinstance(told, Ended):
             self.start_anew()
         return told
@@ -102,10 +112,13 @@ class _Child(Generic[T]):
             _be_child(work, theirs, self._errors.fileno(), parent_pid)
         theirs.close()
 
-    def do(self, case: int) -> T | Ended:
+    def begin(self, case: int) -> None:
         self.cases_done += 1
-        try:
+        with contextlib.suppress(ConnectionError):  # which ``told`` will tell
             self._pipe.send(case)
+
+    def told(self) -> T | Ended:
+        try:
             if not self._waits_for_answer():
                 os.kill(self._pid, signal.SIGABRT)  # which has it write the stack of each thread
                 return self._ended("hangs")
