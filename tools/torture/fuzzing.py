@@ -45,6 +45,8 @@ class Fuzzer:
     def __init__(self, folder: Path, *, plant: str | None) -> None:
         self._folder = folder
         self._plant = plant
+        self._begun: Fuzzing | None = None
+        self._end_s = 0.0
         self._process: subprocess.Popen[str] | None = None
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by __exit__
 
@@ -57,17 +59,24 @@ class Fuzzer:
         self._end()
         self._errors.close()
 
-    def fuzz(self, fuzzing: Fuzzing, on_pulse: Callable[[], None]) -> Fuzzed:
-        """Fuzz a target, and say ``on_pulse`` now and then."""
+    def begin(self, fuzzing: Fuzzing) -> None:
+        """Begin to fuzz a target; ask for what became of it before anything else."""
         process = self._process = self._process or self._start()
         assert process.stdin is not None
-        assert process.stdout is not None
         process.stdin.write(f"{json.dumps(fuzzing._asdict())}\n")
         process.stdin.flush()
-        end_s = time.monotonic() + fuzzing.seconds + LATE_S
+        self._begun = fuzzing
+        self._end_s = time.monotonic() + fuzzing.seconds + LATE_S
+
+    def told(self, on_pulse: Callable[[], None]) -> Fuzzed:
+        """Wait for the target that was begun, and return what became of it."""
+        fuzzing, process = self._begun, self._process
+        assert fuzzing is not None
+        assert process is not None
+        assert process.stdout is not None
         while not select.select([process.stdout], [], [], LOOK_S)[0]:
             on_pulse()
-            if time.monotonic() > end_s:
+            if time.monotonic() > self._end_s:
                 self._end()
                 return Fuzzed(0, 0, f"{fuzzing.target} hangs.")
         line = process.stdout.readline()

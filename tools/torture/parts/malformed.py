@@ -5,8 +5,11 @@ call that goes wrong, a case for each public call and each parser. All others ar
 """
 
 import asyncio
+import os
 import random
-from typing import Final
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Final, Self
 
 from streamstore import databases, disk_format
 from tools.torture.fuzzing import Fuzzer, Fuzzing, lacks_atheris
@@ -39,6 +42,55 @@ FUZZED: Final = tuple(TARGETS)
 LOOKED_FOR: Final = (*OF_STORES, *CALLS)
 FIRST_LOOK: Final = len(FUZZED)
 FIRST_CALL: Final = FIRST_LOOK + len(LOOKED_FOR)
+
+
+class _Fuzzers:
+    """Fuzz target after target; in a release, as many at a time as there are processors."""
+
+    def __init__(self, ordeal: Ordeal) -> None:
+        self._ordeal = ordeal
+        self._running = ExitStack()
+        count = (os.cpu_count() or 1) if ordeal.size == "release" else 1
+        self._fuzzers = [Fuzzer(ordeal.memory_folder, plant=ordeal.plant) for _ in range(count)]
+        self._next_case = 0
+
+    def __enter__(self) -> Self:
+        for fuzzer in self._fuzzers:
+            self._running.enter_context(fuzzer)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        self._running.close()
+
+    def fuzz(self, case: int) -> None:
+        """Tell what came of a target."""
+        lack = lacks_atheris()
+        if lack is not None:
+            self._ordeal.skip(f"needs {lack}")
+            return
+        self._next_case = max(self._next_case, case)
+        while self._next_case < min(case + len(self._fuzzers), FIRST_LOOK):
+            self._of(self._next_case).begin(self._fuzzing(self._next_case))
+            self._next_case += 1
+        fuzzed = self._of(case).told(self._ordeal.pulse)
+        self._ordeal.add("executions of atheris", fuzzed.executions)
+        self._ordeal.add("edges reached", fuzzed.edges)
+        if fuzzed.finding is not None:
+            self._ordeal.found(case, fuzzed.finding)
+
+    def _of(self, case: int) -> Fuzzer:
+        return self._fuzzers[case % len(self._fuzzers)]
+
+    def _fuzzing(self, case: int) -> Fuzzing:
+        name, ordeal = FUZZED[case], self._ordeal
+        seconds = SECONDS_OF_TARGET[ordeal.size]
+        if ordeal.seconds is not None:
+            seconds = max(1, int(ordeal.seconds * TARGETS_SHARE / len(FUZZED)))
+        is_timed = ordeal.size == "release" or ordeal.seconds is not None
+        executions = None if is_timed else TARGETS[name].ci_executions
+        return Fuzzing(name, ordeal.dice(case).randrange(1, 2**31), executions, seconds)
 
 
 class _Caller:
@@ -74,36 +126,17 @@ def run(ordeal: Ordeal) -> None:
     plant(ordeal.plant)
     caller = _Caller(ordeal)
     with (
-        Fuzzer(ordeal.memory_folder, plant=ordeal.plant) as fuzzer,
+        _Fuzzers(ordeal) as fuzzers,
         Worker(caller.look_for_one, cases_of_one_child=LOOKS_PER_CHILD) as looking,
         Worker(caller.call, cases_of_one_child=CASES_PER_CHILD) as calling,
     ):
         for case in ordeal.cases():
             if case < FIRST_LOOK:
-                _fuzz(ordeal, case, fuzzer)
+                fuzzers.fuzz(case)
             elif case < FIRST_CALL:
                 _tell_of_look(ordeal, case, looking.do(case))
             else:
                 _tell_of_call(ordeal, case, calling.do(case))
-
-
-def _fuzz(ordeal: Ordeal, case: int, fuzzer: Fuzzer) -> None:
-    lack = lacks_atheris()
-    if lack is not None:
-        ordeal.skip(f"needs {lack}")
-        return
-    name = FUZZED[case]
-    seed = ordeal.dice(case).randrange(1, 2**31)
-    seconds = SECONDS_OF_TARGET[ordeal.size]
-    if ordeal.seconds is not None:
-        seconds = max(1, int(ordeal.seconds * TARGETS_SHARE / len(FUZZED)))
-    is_timed = ordeal.size == "release" or ordeal.seconds is not None
-    executions = None if is_timed else TARGETS[name].ci_executions
-    fuzzed = fuzzer.fuzz(Fuzzing(name, seed, executions, seconds), ordeal.pulse)
-    ordeal.add("executions of atheris", fuzzed.executions)
-    ordeal.add("edges reached", fuzzed.edges)
-    if fuzzed.finding is not None:
-        ordeal.found(case, fuzzed.finding)
 
 
 def _tell_of_look(ordeal: Ordeal, case: int, looked: tuple[dict[str, int], str | None] | Ended) -> None:
