@@ -88,7 +88,6 @@ def _flip_in_node(data: bytearray, dice: random.Random, file_bytes: int) -> None
 
 def _flip_in_key(data: bytearray, dice: random.Random, file_bytes: int) -> None:
     """Hit a key that is in use, and none of a record: what numbers there are, its shard's counter knows."""
-    del file_bytes
     _, meta = parse_metas(bytes(data[: 2 * PAGE_BYTES]), PAGE_BYTES)
     assert meta.main.root is not None
     start = meta.main.root * PAGE_BYTES
@@ -100,7 +99,7 @@ def _flip_in_key(data: bytearray, dice: random.Random, file_bytes: int) -> None:
     ]
     node = _node(data, dice, dice.choice(roots) * PAGE_BYTES)
     key_bytes = int.from_bytes(data[node + 6 : node + 8], "little")
-    _flip(data, node + NODE_HEAD_BYTES + dice.randrange(max(1, key_bytes)), dice)
+    _flip(data, min(node + NODE_HEAD_BYTES + dice.randrange(max(1, key_bytes)), file_bytes - 1), dice)
 
 
 def _flip_in_meta_page(data: bytearray, dice: random.Random, file_bytes: int) -> None:
