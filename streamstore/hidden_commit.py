@@ -41,6 +41,8 @@ def is_commit_whole(reader: PageReader, hidden: Meta, before: Meta) -> bool:
 
     ``OSError``: it cannot be read.
     """
+    if hidden.last_page < before.last_page:
+        return False  # LMDB has put it back: no commit makes a file shorter
     try:
         free_before, free = free_pages_by_commit(reader, before), free_pages_by_commit(reader, hidden)
         free_before.pop(before.commit_number, None)  # LMDB does not use again what the commit before has left

@@ -361,12 +361,14 @@ def test_a_branch_that_leads_to_an_earlier_copy_of_a_page_is_told(path: Path, cl
         assert refused == len(file.page(leaf).keys)
 
 
-def files_around_a_put(path: Path, clock: Clock, *, makes_longer: bool) -> tuple[DataFile, DataFile]:
+def files_around_a_put(
+    path: Path, clock: Clock, *, makes_longer: bool, hash_key: str = LOWER_HALF
+) -> tuple[DataFile, DataFile]:
     """Return the files before and after a record is put, which comes from the end of the file or from free pages."""
     while True:
         before = DataFile(path)
         with open_store(path, clock) as store:
-            store.put_record(STREAM, bytes(10_000 if makes_longer else 10), "key", explicit_hash_key=LOWER_HALF)
+            store.put_record(STREAM, bytes(10_000 if makes_longer else 10), "key", explicit_hash_key=hash_key)
         after = DataFile(path)
         assert after.older_meta == before.meta
         if makes_longer == (after.meta.last_page > before.meta.last_page):
@@ -403,6 +405,24 @@ def test_behind_a_failed_write_of_a_meta_page_a_commit_is_taken_or_not(
     before, file = files_around_a_put(path, clock, makes_longer=makes_longer)
     file.say_of_the_newer(commit_number=before.older_meta.commit_number, last_page=before.older_meta.last_page)
     assert put_number(path, clock) in (number + 1, number + 2)
+    assert check_store(path) == []
+
+
+def test_behind_a_failed_write_the_last_page_is_none_of_two_commits_before(path: Path, clock: Clock) -> None:
+    """It was put back too, and the commit between has made the file longer."""
+    number = put_number(path, clock)
+    while True:
+        files_around_a_put(path, clock, makes_longer=True)
+        before, file = files_around_a_put(path, clock, makes_longer=False, hash_key=UPPER_HALF)
+        with (path / "data.mdb").open("rb") as opened:
+            left = free_pages_by_commit(proof_of(opened).reader, file.meta).values()
+        if max(map(max, left)) <= before.older_meta.last_page < file.meta.last_page:
+            break
+    file.say_of_the_newer(commit_number=before.older_meta.commit_number, last_page=before.older_meta.last_page)
+    with open_store(path, clock):
+        pass
+    assert DataFile(path).meta == before.meta
+    assert put_number(path, clock) > number
     assert check_store(path) == []
 
 
