@@ -14,7 +14,7 @@ from operator import neg
 from typing import Final
 
 from streamstore.page_reader import PageReader
-from streamstore.pages import DamagedPageError, Meta, Tree, parse_free_pages, parse_page
+from streamstore.pages import DamagedPageError, Meta, Tree, parse_free_pages
 
 __all__ = ["LeftPages", "free_pages_by_commit", "newest_commit_that_left", "prove_free_pages", "staleness"]
 
@@ -69,9 +69,7 @@ def newest_commit_that_left(reader: PageReader, free: Tree) -> int | None:
     number = free.root
     for depth in range(free.depth, 0, -1):
         assert number is not None
-        page = parse_page(reader.page_at(number), number, is_free_list=True)
-        if bool(page.children) == (depth == 1):
-            raise DamagedPageError(number, "is not as deep in its tree as it should be")
+        page = reader.page_of_free_list(number, is_leaf=depth == 1)
         if depth == 1:
             return int.from_bytes(page.keys[-1], "little")
         number = page.children[-1]
@@ -139,9 +137,7 @@ class _Walk:
             if number in self.pages:
                 raise DamagedPageError(number, "is in two places")
             self.pages.add(number)
-            page = parse_page(self._reader.page_at(number), number, is_free_list=True)
-            if bool(page.children) == (depth == 1):
-                raise DamagedPageError(number, "is not as deep in its tree as it should be")
+            page = self._reader.page_of_free_list(number, is_leaf=depth == 1)
             waiting += [(child, depth - 1) for child in page.children]
             values = dict(page.values)
             for place, first_page, value_bytes in page.far_values:

@@ -15,7 +15,7 @@ from itertools import repeat
 from streamstore.databases import SEALED_DATABASES, is_sealed
 from streamstore.free_pages import free_pages_by_commit, newest_commit_that_left
 from streamstore.page_reader import PageReader
-from streamstore.pages import META_PAGES, DamagedPageError, Meta, Page, Tree, parse_page, parse_tree
+from streamstore.pages import META_PAGES, DamagedPageError, Meta, Page, Tree, parse_tree
 
 __all__ = ["hides_commit", "is_commit_whole", "number_of_hidden_commit"]
 
@@ -77,9 +77,7 @@ class _Way:
         while waiting:
             number, depth = waiting.pop()
             if self._comes_by(number):
-                page = parse_page(self._reader.page_at(number), number, is_free_list=True)
-                if bool(page.children) == (depth == 1):
-                    raise DamagedPageError(number, "is not as deep in its tree as it should be")
+                page = self._reader.page_of_free_list(number, is_leaf=depth == 1)
                 self._come_by_values(page)
                 waiting += [(child, depth - 1) for child in page.children]
 

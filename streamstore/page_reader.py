@@ -87,10 +87,15 @@ class PageReader:
         if len(content) < self._page_bytes:
             content = self.page_at(number)
         page = parse_page(content, number, has_values=has_values)
-        if bool(page.children) == is_leaf:
-            raise DamagedPageError(number, "is not as deep in its tree as it should be")
+        _refuse_other_depth(page, number, is_leaf=is_leaf)
         if page.keys[0 if is_leaf else 1] < low or (high is not None and page.keys[-1] >= high):
             raise DamagedPageError(number, "has keys that do not belong there")
+        return page
+
+    def page_of_free_list(self, number: int, *, is_leaf: bool) -> Page:
+        """Return a page of the list of free pages, with the values that are on it."""
+        page = parse_page(self.page_at(number), number, is_free_list=True)
+        _refuse_other_depth(page, number, is_leaf=is_leaf)
         return page
 
     def page_at(self, number: int) -> bytes:
@@ -126,6 +131,11 @@ class PageReader:
 
     def far_value(self, number: int, value_bytes: int) -> bytes:
         return self.read_at(number, PAGE_HEADER_BYTES + value_bytes)[PAGE_HEADER_BYTES:]
+
+
+def _refuse_other_depth(page: Page, number: int, *, is_leaf: bool) -> None:
+    if bool(page.children) == is_leaf:
+        raise DamagedPageError(number, "is not as deep in its tree as it should be")
 
 
 def _of_wrong_length(number: int, count: int, needed: int) -> DamagedPageError:
