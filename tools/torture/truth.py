@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Self, cast
 from unittest import mock
@@ -33,6 +34,8 @@ __all__ = ["Expected", "Fault", "Told", "contradictions", "copy_store", "expect"
 DATA_FILE: Final = "data.mdb"
 MARKS: Final = b"recoveries"
 SECRET: Final = b"secret"  # new in each store
+ASIDE: Final = (AFTER, BESIDE)
+HIDDEN_KEYS: Final = (SECRET, *(name.encode() for name in ASIDE))
 STORED_NOTE: Final = re.compile(r"The first ([\d,]+) records are stored")
 STORES_BEHIND: Final = 2
 LOOKS: Final = 100
@@ -381,21 +384,26 @@ def _state_of(path: Path) -> State:
         engine = vars(store)["_engine"]
         assert isinstance(engine, Engine)
         names = store.list_streams().stream_names
-        counts = {name: sum(1 for _ in store.read(name, SHARD)) if name in names else 0 for name in (AFTER, BESIDE)}
-        return State(engine.read(_content), puts_beside=counts[BESIDE], puts_behind=counts[AFTER])
+        counts = {name: sum(1 for _ in store.read(name, SHARD)) if name in names else 0 for name in ASIDE}
+        return State(_content_of(engine), puts_beside=counts[BESIDE], puts_behind=counts[AFTER])
 
 
-def _content(transaction: ReadTransaction) -> Content:
-    aside = [stream.number for stream in iterate_streams(transaction, "") if stream.name in (AFTER, BESIDE)]
-    hidden_keys = (SECRET, AFTER.encode(), BESIDE.encode())
+def _content_of(engine: Engine) -> Content:
+    """Read a database at a time: a reading begins anew for each page that it is the first to need proved."""
+    aside = engine.read(lambda transaction: [s.number for s in iterate_streams(transaction, "") if s.name in ASIDE])
     hidden_prefixes = tuple(number.to_bytes(4, "big") for number in aside)
     hidden_databases = (MARKS, *(b"records/%d/" % number for number in aside))
-    return {
-        name: tuple(
+
+    def items_of(transaction: ReadTransaction, name: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        return tuple(
             (key, value)
             for key, value in transaction.items_from(name, b"")
-            if key not in hidden_keys and not (name == b"counters" and key.startswith(hidden_prefixes))
+            if key not in HIDDEN_KEYS and not (name == b"counters" and key.startswith(hidden_prefixes))
         )
-        for name in transaction.databases()
+
+    names = [
+        name
+        for name in engine.read(lambda transaction: transaction.databases())
         if not name.startswith(hidden_databases)
-    }
+    ]
+    return {name: engine.read(partial(items_of, name=name)) for name in names}
