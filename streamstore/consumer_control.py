@@ -16,12 +16,8 @@ from streamstore.model import (
 )
 from streamstore.settings_control import SettingsControl
 from streamstore.transaction import ReadTransaction, WriteTransaction
-from streamstore.validate import (
-    parse_consumer_address,
-    parse_consumer_name,
-    parse_stream_name,
-    parse_whole_number,
-)
+from streamstore.validate import parse_stream_name, parse_whole_number
+from streamstore.validate_consumers import parse_consumer_address, parse_consumer_name
 
 __all__ = ["ConsumerControl"]
 

@@ -63,19 +63,14 @@ from streamstore.streams import (
     shard_index_of,
 )
 from streamstore.transaction import ReadTransaction, WriteTransaction
-from streamstore.validate import (
-    parse_bool,
+from streamstore.validate import parse_bool, parse_hash_key, parse_shard_id, parse_stream_name, parse_whole_number
+from streamstore.validate_reading import (
     parse_exclusive_start,
-    parse_hash_key,
     parse_shard_filter,
-    parse_shard_id,
-    parse_stream_name,
-    parse_stream_settings,
-    parse_target_shard_count,
-    parse_whole_number,
     refuse_beside_next_token,
     refuse_two_starts,
 )
+from streamstore.validate_settings import parse_stream_settings, parse_target_shard_count
 
 __all__ = ["StreamControl"]
 

@@ -30,15 +30,8 @@ from streamstore.shards import ShardAppender
 from streamstore.streams import KnownStream, StreamCatalog, initial_databases, load_format
 from streamstore.subscribe import Subscriptions
 from streamstore.transaction import WriteTransaction
-from streamstore.validate import (
-    parse_account_id,
-    parse_bool,
-    parse_dialect,
-    parse_path,
-    parse_region,
-    parse_sync_mode,
-    parse_whole_number,
-)
+from streamstore.validate import parse_bool, parse_whole_number
+from streamstore.validate_settings import parse_account_id, parse_dialect, parse_path, parse_region, parse_sync_mode
 from streamstore.watch import CommitWatch
 from streamstore.writer import CommitObserver, Writer
 

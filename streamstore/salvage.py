@@ -54,7 +54,7 @@ from streamstore.remains import ENTRY_DATABASES, Remains, ShardAddress
 from streamstore.routing import slice_hash_keys
 from streamstore.streams import initial_databases, save_counter, save_stream
 from streamstore.transaction import ReadTransaction, WriteTransaction
-from streamstore.validate import parse_path
+from streamstore.validate_settings import parse_path
 
 __all__ = ["LostRecords", "SalvageResult", "salvage_store"]
 

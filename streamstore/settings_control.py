@@ -25,16 +25,15 @@ from streamstore.settings import (
     update_stream,
 )
 from streamstore.transaction import WriteTransaction
-from streamstore.validate import (
+from streamstore.validate import parse_stream_name, parse_whole_number
+from streamstore.validate_settings import (
     parse_exclusive_start_tag_key,
     parse_retention,
     parse_shard_level_metrics,
     parse_stream_mode,
-    parse_stream_name,
     parse_stream_update,
     parse_tag_keys,
     parse_tags,
-    parse_whole_number,
 )
 
 __all__ = ["SettingsControl"]

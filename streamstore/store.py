@@ -49,19 +49,14 @@ from streamstore.streams import shard_index_of
 from streamstore.subscribe import ShardLook, SubscriptionSource
 from streamstore.tail import TailSource
 from streamstore.transaction import ReadTransaction
-from streamstore.validate import (
-    parse_consumer_arn,
-    parse_consumer_name,
-    parse_entries,
+from streamstore.validate import parse_entries, parse_new_record, parse_shard_id, parse_stream_name, parse_whole_number
+from streamstore.validate_consumers import parse_consumer_arn, parse_consumer_name
+from streamstore.validate_reading import (
     parse_idle_timeout_ms,
     parse_iterator_start,
-    parse_new_record,
     parse_position,
-    parse_shard_id,
     parse_shard_iterator_type,
-    parse_stream_name,
     parse_tail_start,
-    parse_whole_number,
 )
 
 __all__ = ["StreamStore"]

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "streamstore"
 
 FOUNDATIONS = {"errors", "limits", "dialect", "model"}
-PURE_RULES = {"validate", "routing", "iterator", "shard_filter", "read_quota"}
+VALIDATORS = {"validate", "validate_consumers", "validate_reading", "validate_settings"}
+PURE_RULES = VALIDATORS | {"routing", "iterator", "shard_filter", "read_quota"}
 ENGINE_ROOMS = {
     "engine",
     "environment",
@@ -56,6 +57,9 @@ MAY_IMPORT = {
     "dialect": {"limits"},
     "model": {"limits"},
     "validate": FOUNDATIONS | {"routing"},
+    "validate_consumers": FOUNDATIONS | {"validate"},
+    "validate_reading": FOUNDATIONS | {"validate"},
+    "validate_settings": FOUNDATIONS | {"validate"},
     "routing": FOUNDATIONS,
     "iterator": FOUNDATIONS,
     "shard_filter": FOUNDATIONS,
@@ -107,7 +111,7 @@ MAY_IMPORT = {
     "salvage": FOUNDATIONS
     | IN_A_TRANSACTION
     | ENGINE_ROOMS
-    | {"check", *FORMAT, "pages", "remains", "routing", "validate"},
+    | {"check", *FORMAT, "pages", "remains", "routing", "validate_settings"},
     "check": FOUNDATIONS | IN_A_TRANSACTION | {"apart", *FORMAT, "engine", "transaction"},
     "backup": FOUNDATIONS | ENGINE_ROOMS | {"apart", "check"},
     "ingest": FOUNDATIONS | IN_A_TRANSACTION | {"request", "validate", "writer"},
@@ -119,7 +123,7 @@ MAY_IMPORT = {
     "subscribe": FOUNDATIONS | WAITING | {"iterator", "reading", "sections"},
     "opened": FOUNDATIONS
     | ENGINE_ROOMS
-    | {"backup", "request", "subscribe", "validate", "read_quota", "streams", "shards", "writer", "watch"},
+    | {"backup", "request", "subscribe", *VALIDATORS, "read_quota", "streams", "shards", "writer", "watch"},
     "control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"transaction", "opened"},
     "settings_control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"transaction", "control"},
     "consumer_control": FOUNDATIONS | PURE_RULES | IN_A_TRANSACTION | {"transaction", "settings_control"},
@@ -145,7 +149,7 @@ INSTALLED_WITH_THE_CORE = {"lmdb", "msgpack"}
 CLI_MAY_IMPORT_FROM_OUTSIDE = {"typer", "rich"}
 
 # The rooms of the wire see the front door of the store, its foundations and its rules, and the rooms named here.
-WIRE_SEES = FOUNDATIONS | {"__init__", "validate"}
+WIRE_SEES = FOUNDATIONS | VALIDATORS | {"__init__"}
 WIRE_MAY_IMPORT = {
     "http": set[str](),
     "shapes": set[str](),

@@ -5,7 +5,7 @@ from typing import Final, TypeVar, cast
 
 from streamstore import StreamStore
 from streamstore.dialect import YANDEX
-from streamstore.validate import parse_consumer_arn
+from streamstore.validate_consumers import parse_consumer_arn
 from streamstore.wire.refusal import Refusal
 
 __all__ = ["Arguments"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Literal, NamedTuple, TypeVar, cast
 
 from streamstore import LimitExceededException, ResourceInUseException, ResourceNotFoundException, StreamStore
-from streamstore.validate import parse_consumer_arn
+from streamstore.validate_consumers import parse_consumer_arn
 from streamstore.wire.arguments import Arguments
 from streamstore.wire.side_actions import describe_stream_consumer
 

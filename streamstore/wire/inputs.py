@@ -28,14 +28,9 @@ from streamstore.limits import (
     TOKEN_CHARACTERS_MAX,
 )
 from streamstore.model import SHARD_LEVEL_METRICS, STREAM_MODES
-from streamstore.validate import (
-    CONSUMER_NAME_PATTERN,
-    HASH_KEY_PATTERN,
-    SEQUENCE_NUMBER_PATTERN,
-    SHARD_FILTER_TYPES,
-    SHARD_ID_PATTERN,
-    SHARD_ITERATOR_TYPES,
-)
+from streamstore.validate import HASH_KEY_PATTERN, SEQUENCE_NUMBER_PATTERN, SHARD_ID_PATTERN
+from streamstore.validate_consumers import CONSUMER_NAME_PATTERN
+from streamstore.validate_reading import SHARD_FILTER_TYPES, SHARD_ITERATOR_TYPES
 from streamstore.wire.shapes import Blob, Flag, ListOf, MapOf, Member, Shape, Structure, Text, Time, Whole
 
 __all__ = ["requests_of"]

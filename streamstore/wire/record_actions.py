@@ -16,7 +16,7 @@ from streamstore.model import (
     ShardIteratorType,
     SubscribeToShardEvent,
 )
-from streamstore.validate import parse_shard_iterator_type
+from streamstore.validate_reading import parse_shard_iterator_type
 from streamstore.wire.arguments import Arguments
 from streamstore.wire.members import wire_value
 from streamstore.wire.refusal import Refusal

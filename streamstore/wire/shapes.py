@@ -2,7 +2,7 @@
 
 A shape takes a decoded JSON or CBOR value apart twice. ``parse`` proves its types, because nothing can be said of a
 name that is a number; ``violations`` says which constraints the typed value breaks. The rules themselves are those of
-``limits.py``, ``dialect.py`` and ``validate.py``; this room only knows how AWS words them.
+``limits.py``, ``dialect.py`` and the rooms of ``validate.py``; this room only knows how AWS words them.
 """
 
 import math

@@ -11,7 +11,7 @@ from streamstore import StreamStore
 from streamstore.dialect import YANDEX
 from streamstore.limits import LIST_STREAM_CONSUMERS_LIMIT_DEFAULT, LIST_TAGS_LIMIT_MAX
 from streamstore.model import EnhancedMonitoringResult, ShardLevelMetric
-from streamstore.validate import parse_shard_level_metrics
+from streamstore.validate_settings import parse_shard_level_metrics
 from streamstore.wire.arguments import Arguments
 from streamstore.wire.members import wire_value
 from streamstore.wire.refusal import Refusal

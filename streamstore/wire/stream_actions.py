@@ -13,7 +13,8 @@ from streamstore.limits import (
     RECORD_DATA_BYTES_MAX,
 )
 from streamstore.model import ShardFilter, StreamMode
-from streamstore.validate import parse_shard_filter_type, parse_stream_mode
+from streamstore.validate_reading import parse_shard_filter_type
+from streamstore.validate_settings import parse_stream_mode
 from streamstore.wire.arguments import Arguments
 from streamstore.wire.members import moment_of, wire_value
 from streamstore.wire.refusal import Refusal

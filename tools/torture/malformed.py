@@ -6,15 +6,18 @@ sound value here ends the part.
 
 import inspect
 import math
+import pkgutil
 import random
 import string
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Final, NamedTuple
 
 import msgpack
 
-from streamstore import AsyncStreamStore, StreamStore, databases, disk_format, iterator, validate
+import streamstore
+from streamstore import AsyncStreamStore, StreamStore, databases, disk_format, iterator
 from streamstore.dialect import AWS, YANDEX
 from streamstore.model import StreamNumber
 
@@ -29,6 +32,7 @@ __all__ = [
     "SOUND",
     "TAKEN_FROM_THE_FILE",
     "TOKENS_TAKEN",
+    "VALIDATORS",
     "WORDS",
     "Call",
     "arguments_of",
@@ -41,6 +45,11 @@ NOW_MS: Final = 1_700_000_000_000
 SECRET: Final = bytes(32)
 PARSERS: Final = "parse_"
 DECODERS: Final = "decode_"
+VALIDATORS: Final = [
+    import_module(f"streamstore.{room.name}")
+    for room in pkgutil.iter_modules(streamstore.__path__)
+    if room.name.startswith("validate")
+]
 
 LEFT_OUT: Final = {
     "close": "ends the store",
@@ -279,7 +288,7 @@ def _calls_of(owner: type) -> list[Call]:
 def _functions() -> list[Call]:
     """Return every function that parses or decodes. What it must not be given wrong has another type than object."""
     found: list[Call] = []
-    for module in (validate, iterator, databases, disk_format):
+    for module in (*VALIDATORS, iterator, databases, disk_format):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if name.startswith((PARSERS, DECODERS)) and function.__module__ == module.__name__:
                 parameters = inspect.signature(function).parameters.values()

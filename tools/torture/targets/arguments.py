@@ -1,22 +1,24 @@
 """The functions that parse arguments: any values, as msgpack writes them."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import msgpack
 
-from streamstore import RequestError, validate
+from streamstore import RequestError
 from streamstore.dialect import AWS, YANDEX
 from streamstore.limits import SEQUENCE_NUMBER_MAX
 from streamstore.model import ShardFilter
-from tools.torture.malformed import CALLS, SOUND, Call
+from streamstore.validate_reading import SHARD_ITERATOR_TYPES
+from tools.torture.malformed import CALLS, SOUND, VALIDATORS, Call
 from tools.torture.targets.target import BrokenLawError, Pieces, Target, written
 
 __all__ = ["TARGETS"]
 
-OF_ARGUMENTS: Final = [call for call in CALLS if call.function.__module__ == validate.__name__]
+OF_ARGUMENTS: Final = [call for call in CALLS if inspect.getmodule(call.function) in VALIDATORS]
 DIALECTS: Final = (YANDEX, AWS)
-KINDS: Final = validate.SHARD_ITERATOR_TYPES
+KINDS: Final = SHARD_ITERATOR_TYPES
 MADE_OF_EXTENSIONS: Final[tuple[Callable[[bytes], object], ...]] = (
     bytearray,
     lambda data: memoryview(data).cast("H") if len(data) % 2 == 0 else memoryview(data)[::2],
