@@ -461,6 +461,29 @@ def test_a_commit_is_not_taken_where_a_page_leads_past_it(path: Path, clock: Clo
     assert file.older_meta.main == before.meta.main, "what comes next could be taken for a part of it"
 
 
+def test_the_failed_commit_of_another_process_is_forgotten_before_the_next_one_takes_its_pages(
+    path: Path, clock: Clock
+) -> None:
+    number = put_number(path, clock)
+    before, failed = files_around_a_put(path, clock, makes_longer=False)
+    (path / "data.mdb").write_bytes(before.content)
+    older_lists: list[Tree] = []
+    write_again = FolderLock.write_again
+
+    def look(lock: FolderLock, count_bytes: int) -> None:
+        older_lists.append(DataFile(path).older_meta.main)
+        write_again(lock, count_bytes)
+
+    with open_store(path, clock) as store:
+        failed.say_of_the_newer(commit_number=before.older_meta.commit_number, last_page=before.older_meta.last_page)
+        vars(engine_of(store))["_environment"].is_disk_sure = False
+        with mock.patch.object(FolderLock, "write_again", look):
+            stored = store.put_record(STREAM, b"", "key", explicit_hash_key=LOWER_HALF)
+    assert older_lists == [before.meta.main]
+    assert int(stored.sequence_number) == number + 1
+    assert check_store(path) == []
+
+
 def test_a_last_page_that_no_file_has_is_told_and_takes_no_memory(path: Path, clock: Clock) -> None:
     _, file = files_around_a_put(path, clock, makes_longer=True)
     file.say_of_the_newer(commit_number=file.meta.commit_number - 2, last_page=2**50)
