@@ -161,6 +161,20 @@ def test_a_run_does_not_go_on_in_another_list_of_cases(tmp_path: Path) -> None:
         list(ordeal_of(tmp_path, None, behind=behind).cases(6))
 
 
+def test_a_run_that_goes_on_has_the_places_of_the_one_before_though_a_few_more_are_counted(tmp_path: Path) -> None:
+    early = ordeal_of(tmp_path, 2)
+    places = early.places({"put_record": 1, "trim": 96})
+    assert places == {"put_record": 32, "trim": 96}
+    behind = Result.from_json(early.result("kills").to_json())
+    for counted in ({"put_record": 31, "trim": 97}, {"put_record": 2, "trim": 65}):
+        late = ordeal_of(tmp_path, None, behind=behind)
+        assert late.places(counted) == places
+        assert late.result("kills").places == places
+    for counted in ({"put_record": 1, "trim": 129}, {"put_record": 1}, {"put": 1, "put_record": 1, "trim": 96}):
+        with pytest.raises(ValueError, match="places, and was of"):
+            ordeal_of(tmp_path, None, behind=behind).places(counted)
+
+
 def test_continue_does_what_a_saved_run_has_left_and_names_both_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

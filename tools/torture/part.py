@@ -6,7 +6,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -15,6 +15,7 @@ __all__ = ["SIZES", "Amount", "Finding", "Ordeal", "Part", "Result", "Size"]
 Size = Literal["ci", "release"]
 SIZES: Final[tuple[Size, ...]] = ("ci", "release")
 MEMORY_FOLDER: Final = Path("/dev/shm")
+PLACES_ROUNDED_UP_TO: Final = 32
 
 
 class Amount(NamedTuple):
@@ -53,6 +54,8 @@ class Result:
     """How many cases the run was to do; None: as many as fit its seconds, or it is not known."""
     listed: int | None = None
     """How many cases there are, where they are a list."""
+    places: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    """What was counted to make the list."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -109,6 +112,7 @@ class Ordeal:
         self._done = 0
         self._total: int | None = None
         self._listed: int | None = None
+        self._places: dict[str, int] = {}
         self._skipped: dict[str, int] = {} if behind is None else dict(behind.skipped)
         self._figures: dict[str, float] = {} if behind is None else dict(behind.figures)
         self._findings: list[Finding] = [] if behind is None else list(behind.findings)
@@ -135,6 +139,23 @@ class Ordeal:
             yield case
             case += 1
             self._done = case - self._first
+
+    def places(self, counted: Mapping[str, int]) -> Mapping[str, int]:
+        """Return how many places there are in each thing, a few more than were counted: the list is made of them.
+
+        The count differs a little between runs. This hides it: a case means the same in the next run, most often, and
+        always in one that goes on from another. Raises ``ValueError`` if it has other places than that.
+        """
+        places = {name: -(-count // PLACES_ROUNDED_UP_TO) * PLACES_ROUNDED_UP_TO for name, count in counted.items()}
+        if self._behind is not None and self._behind.places:
+            before = self._behind.places
+            if places.keys() != before.keys() or any(
+                abs(count - before[name]) > PLACES_ROUNDED_UP_TO for name, count in places.items()
+            ):
+                raise ValueError(f"{self.part} is of {places} places, and was of {before}")
+            places = before
+        self._places = places
+        return places
 
     @property
     def seconds(self) -> float | None:
@@ -189,6 +210,7 @@ class Ordeal:
             findings=tuple(self._findings),
             total=self._total,
             listed=self._listed,
+            places=self._places,
         )
 
     def _is_over(self) -> bool:

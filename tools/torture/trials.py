@@ -7,7 +7,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from tools.torture import plants
 from tools.torture.operations import Operation, make_template
@@ -15,7 +15,7 @@ from tools.torture.part import Ordeal
 from tools.torture.truth import Expected, Fault, Told, contradictions, copy_store, expect, make
 from tools.torture.worker import Ended, Worker, run_in_child
 
-__all__ = ["Places", "Trial", "Trials", "first", "spread"]
+__all__ = ["Places", "Trial", "Trials", "in_child", "spread"]
 
 T = TypeVar("T")
 
@@ -32,22 +32,11 @@ class Trial(NamedTuple):
 
 
 class Places(NamedTuple):
-    """The places in an operation that a kind of fault can hit."""
+    """The places in an operation that a kind of fault can hit, from 1 to the last."""
 
     operation: Operation
     kind: str
-    numbers: Sequence[int]
-
-
-ROUNDED_UP_TO: Final = 32
-
-
-def first(count: int) -> range:
-    """Return the numbers of so many places, and of a few more.
-
-    How many there are differs a little between runs. This hides it, so that a case means the same in the next run.
-    """
-    return range(1, -(-count // ROUNDED_UP_TO) * ROUNDED_UP_TO + 1)
+    last: int
 
 
 def spread(ordeal: Ordeal, places: Iterable[Places]) -> list[Trial]:
@@ -56,8 +45,8 @@ def spread(ordeal: Ordeal, places: Iterable[Places]) -> list[Trial]:
     The kinds take turns, so that one that has few places is in a small sample too.
     """
     kinds: dict[str, list[Trial]] = {}
-    for operation, kind, numbers in places:
-        kinds.setdefault(kind, []).extend(Trial(operation, kind, number) for number in numbers)
+    for operation, kind, last in places:
+        kinds.setdefault(kind, []).extend(Trial(operation, kind, number) for number in range(1, last + 1))
     dice = ordeal.dice()
     for trials in kinds.values():
         dice.shuffle(trials)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from tools.torture.operations import OPERATIONS, Operation
 from tools.torture.part import Amount, Ordeal, Part
-from tools.torture.trials import Places, Trials, first, in_child, spread
+from tools.torture.trials import Places, Trials, in_child, spread
 from tools.torture.truth import Fault
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def _run(ordeal: Ordeal) -> None:
     trials = Trials(ordeal)
     counts = {operation: _count(ordeal, trials, operation) for operation in OPERATIONS}
     ordeal.set("steps", sum(counts.values()))
-    places = [Places(operation, KIND, first(count)) for operation, count in counts.items()]
+    numbers = ordeal.places({operation.name: count for operation, count in counts.items()})
+    places = [Places(operation, KIND, numbers[operation.name]) for operation in OPERATIONS]
     trials.run(spread(ordeal, places), lambda trial: _Interrupt(trial.place))
 
 

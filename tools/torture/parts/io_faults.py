@@ -89,7 +89,7 @@ def _run(ordeal: Ordeal) -> None:
     places: list[Places] = []
     for operation in OPERATIONS:
         counts = {kinds: _count(ordeal, trials, operation, library, kinds) for kinds in (EVERY_KIND, WRITES)}
-        places += [Places(operation, name, range(1, counts[kind.struck] + 1)) for name, kind in KINDS.items()]
+        places += [Places(operation, name, counts[kind.struck]) for name, kind in KINDS.items()]
         ordeal.add("calls", counts[EVERY_KIND])
         ordeal.add("writes", counts[WRITES])
     trials.run(spread(ordeal, places), lambda trial: _FailingCall(library, KINDS[trial.kind], trial.place))

@@ -6,7 +6,7 @@ from tools.torture.allocations import Allocations
 from tools.torture.calls import lacks_gcc
 from tools.torture.operations import OPERATIONS, Operation
 from tools.torture.part import Amount, Ordeal, Part
-from tools.torture.trials import Places, Trials, first, in_child, spread
+from tools.torture.trials import Places, Trials, in_child, spread
 from tools.torture.truth import Fault
 
 __all__ = ["PART"]
@@ -40,7 +40,8 @@ def _run(ordeal: Ordeal) -> None:
     trials = Trials(ordeal)
     counts = {operation: _count(ordeal, trials, operation, library) for operation in OPERATIONS}
     ordeal.set("allocations", sum(counts.values()))
-    places = [Places(operation, kind, first(count)) for operation, count in counts.items() for kind in KINDS]
+    numbers = ordeal.places({operation.name: count for operation, count in counts.items()})
+    places = [Places(operation, kind, numbers[operation.name]) for operation in OPERATIONS for kind in KINDS]
     trials.run(spread(ordeal, places), lambda trial: _FailingAllocations(library, trial.place, times=KINDS[trial.kind]))
 
 
