@@ -54,8 +54,8 @@ class Operation(NamedTuple):
     """For one that may end half done: the same, with a commit for each state in which it can end."""
 
 
-def open_store(path: Path, *, now_ms: int = NOW_MS, read_only: bool = False) -> StreamStore:
-    return StreamStore(path, read_only=read_only, clock=lambda: now_ms, allow_network_filesystem=True)
+def open_store(path: Path, *, now_ms: int = NOW_MS) -> StreamStore:
+    return StreamStore(path, clock=lambda: now_ms, allow_network_filesystem=True)
 
 
 def make_template(path: Path) -> None:

@@ -23,11 +23,11 @@ from streamstore import (
     StreamStore,
     StreamStoreError,
 )
-from streamstore.check import check_store
 from streamstore.engine import Engine
 from streamstore.streams import iterate_streams
 from streamstore.transaction import ReadTransaction
-from tools.torture.operations import AFTER, BESIDE, SHARD, Operation, Stage, open_store
+from tools.torture.operations import AFTER, BESIDE, NOW_MS, SHARD, Operation, Stage
+from tools.torture.promises import CheckedStore
 
 __all__ = ["Expected", "Fault", "Told", "contradictions", "copy_store", "expect", "make"]
 
@@ -86,6 +86,8 @@ class Told(NamedTuple):
 class State(NamedTuple):
     """What a store holds."""
 
+    problems: list[str]
+    """By the check."""
     content: Content
     """Without the streams that no operation touches."""
     puts_beside: int
@@ -347,11 +349,11 @@ def contradictions(told: Told, operation: Operation, path: Path, expected: Expec
     """Yield everything that was said and is not so. To be asked in another process than that which said it."""
     yield from told.problems
     try:
-        yield from check_store(path)
         state = _state_of(path)
     except StorageError as error:
         yield f"the store cannot be opened: {error!r}"
         return
+    yield from state.problems
     yield from _untruths(told, operation, state.content, expected)
     if state.puts_behind != told.puts_behind:
         yield f"{told.puts_behind} of the puts behind it were acknowledged, {state.puts_behind} are stored"
@@ -380,12 +382,13 @@ def _difference(found: Content, wanted: Content) -> str:
 
 
 def _state_of(path: Path) -> State:
-    with open_store(path, read_only=True) as store:
+    with CheckedStore(path, read_only=True, clock=lambda: NOW_MS, allow_network_filesystem=True) as store:
+        problems = store.problems()
         engine = vars(store)["_engine"]
         assert isinstance(engine, Engine)
         names = store.list_streams().stream_names
         counts = {name: sum(1 for _ in store.read(name, SHARD)) if name in names else 0 for name in ASIDE}
-        return State(_content_of(engine), puts_beside=counts[BESIDE], puts_behind=counts[AFTER])
+        return State(problems, _content_of(engine), puts_beside=counts[BESIDE], puts_behind=counts[AFTER])
 
 
 def _content_of(engine: Engine) -> Content:
