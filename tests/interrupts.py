@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Generator
 
 from tests.commits import WAIT_S, in_thread
-from tests.test_signals import BreakIn
+from tests.test_signals import BreakIn, trace_instructions
 
 __all__ = ["interrupted_everywhere"]
 
@@ -30,7 +30,7 @@ def interrupted_everywhere(call: Callable[[], object]) -> Generator[BaseExceptio
 
 
 def _traced(call: Callable[[], object], trace: BreakIn) -> BaseException | None:
-    sys.settrace(trace)
+    trace_instructions(trace)
     try:
         call()
     except BaseException as error:

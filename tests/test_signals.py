@@ -9,6 +9,7 @@ import contextlib
 import dis
 import faulthandler
 import gc
+import inspect
 import os
 import signal
 import sys
@@ -66,11 +67,13 @@ class BreakIn:
     def __call__(self, frame: FrameType, _event: str, _: object) -> "TraceFunction | None":
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
+        trace = self._trace_of(_handled_behind(frame.f_code))
+        frame.f_trace = trace  # Python 3.13 asks for it before the next line
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
-        return self._trace_of(_handled_behind(frame.f_code))
+        return trace
 
-    def _trace_of(self, is_handled_behind: bytes) -> "TraceFunction":
+    def _trace_of(self, is_handled_behind: bytes) -> "Callable[[FrameType, str, object], TraceFunction]":
         """Return what traces one frame. It sees each instruction of a call, so it does as little as it can."""
         before = 0  # the instruction before the current one
 
@@ -105,6 +108,14 @@ _HANDLED: Final[dict[int, tuple[bytes, CodeType]]] = {}
 """By the id of a code: its hash takes longer than what is looked up. The code is kept, or another would get its id."""
 
 
+def trace_instructions(trace: BreakIn) -> None:
+    """Trace what this thread calls from now on. Python 3.12 traces instructions once a frame has asked for them."""
+    frame = inspect.currentframe()
+    assert frame is not None
+    frame.f_trace_opcodes = True
+    sys.settrace(trace)
+
+
 class Broken:
     """What became of a call on a thread of its own, and of the handler that broke into it."""
 
@@ -121,7 +132,7 @@ class Broken:
         self.handler_error = break_in.error
 
     def _run(self, call: Callable[[], object], break_in: BreakIn) -> None:
-        sys.settrace(break_in)
+        trace_instructions(break_in)
         try:
             self.result = call()
         except BaseException as error:

@@ -3,6 +3,7 @@
 import _weakrefset
 import dis
 import functools
+import inspect
 import sys
 import weakref
 from collections.abc import Iterator
@@ -42,6 +43,9 @@ class _Interrupt(Fault):
         return isinstance(error, KeyboardInterrupt)
 
     def begin(self) -> None:
+        frame = inspect.currentframe()
+        assert frame is not None
+        frame.f_trace_opcodes = True  # Python 3.12 traces instructions once a frame has asked for them
         sys.settrace(self._trace)
 
     def end(self) -> None:
@@ -51,6 +55,7 @@ class _Interrupt(Fault):
         if event == "call":
             if frame.f_code.co_filename.startswith(OURS) or _is_callback_of_reference(frame.f_code):
                 return None
+            frame.f_trace = self._trace  # Python 3.13 asks for it before the next line
             frame.f_trace_opcodes = True
             frame.f_trace_lines = False
             self._before[frame] = frame.f_lasti
