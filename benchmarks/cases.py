@@ -12,7 +12,9 @@ from benchmarks.served import (
     ServedByAllCpus,
     ServedSigned,
     ServedStreamstore,
+    ServedToH2load,
     ServedWithRetryKeys,
+    over_connections,
     over_http,
 )
 from benchmarks.trials import (
@@ -106,6 +108,9 @@ SERVED_SIGNED: Final = "ours, signed"
 IN_PROCESS: Final = "ours, in process"
 KINESALITE: Final = "kinesalite"
 MOTO: Final = "moto server"
+HTTP_2: Final = "HTTP/2"
+HTTP_2_SHARED: Final = "HTTP/2, 1 connection"
+HTTP_1_1: Final = "HTTP/1.1"
 CONNECTIONS: Final = 64
 
 PAYLOAD_BYTES: Final = 1024
@@ -139,6 +144,10 @@ def served_rows(connections: int) -> tuple[Row, ...]:
             (MOTO, Moto, "5.2.5 from PyPI"),
         )
     )
+
+
+def h2load_row(name: str, start: StartTrial, how: str = "") -> Row:
+    return Row(name, ServedToH2load, start, CONNECTIONS, producers=CONNECTIONS, how=how)
 
 
 def disk_rows() -> tuple[Row, ...]:
@@ -309,6 +318,21 @@ CASES: Final = (
             Row(IN_PROCESS, Streamstore, puts(Streamstore, one_by_one), 2_000, how="put_record, no server"),
         ),
         bars=(Bar(SERVED, ">=", 0.5, IN_PROCESS),),
+    ),
+    Case(
+        name="serve_http_2",
+        title=f"PutRecord over HTTP/2 without TLS, {CONNECTIONS} requests at a time",
+        unit="records/s",
+        durability=EACH_RECORD,
+        payload_bytes=PAYLOAD_BYTES,
+        batch_records=1,
+        producers=f"{CONNECTIONS} connections of h2load with a request each, JSON",
+        rows=(
+            h2load_row(HTTP_2, over_connections("h2c", CONNECTIONS)),
+            h2load_row(HTTP_2_SHARED, over_connections("h2c", 1), f"1 connection with {CONNECTIONS} requests"),
+            h2load_row(HTTP_1_1, over_connections("http/1.1", CONNECTIONS), "HTTP/1.1, keep-alive"),
+        ),
+        bars=(Bar(HTTP_2, ">=", 0.5, HTTP_1_1), Bar(HTTP_2_SHARED, ">=", 0.5, HTTP_1_1)),
     ),
     *(
         Case(

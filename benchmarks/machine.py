@@ -26,7 +26,7 @@ PACKAGES: Final = {
     "persist-queue": "persist-queue",
 }
 
-PROGRAMS: Final = {"wrk": "-v", "node": "--version"}
+PROGRAMS: Final = {"wrk": "-v", "h2load": "--version", "node": "--version"}
 
 
 def filesystem_under(folder: Path) -> str:

@@ -26,10 +26,9 @@ function request()
    return heads[index] .. prefix .. string.format("%016d", sent) .. tails[index]
 end
 
-function done(summary, latency)
+function done(summary)
    local errors = summary.errors
    io.write(string.format(
-      '\n{"requests": %d, "microseconds": %d, "refused": %d, "failed": %d, "median_us": %d, "p99_us": %d}\n',
-      summary.requests, summary.duration, errors.status, errors.connect + errors.read + errors.write + errors.timeout,
-      latency:percentile(50), latency:percentile(99)))
+      '\n{"requests": %d, "microseconds": %d, "refused": %d, "failed": %d}\n',
+      summary.requests, summary.duration, errors.status, errors.connect + errors.read + errors.write + errors.timeout))
 end

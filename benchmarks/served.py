@@ -1,10 +1,10 @@
-"""PutRecord over HTTP: ours, kinesalite and moto, each a server process on loopback, driven by wrk.
+"""PutRecord over HTTP: ours, kinesalite and moto, each a server process on loopback, driven by wrk, or by h2load.
 
-A turn is some seconds of wrk, which sends prepared requests: the records cost the load nothing, and the CPUs are
+A turn is some seconds of these, which send prepared requests: the records cost the load nothing, and the CPUs are
 left to the server. Every answer must be a success. Behind the last turn our server is ended, its store opened and every
 record in it proved; the others keep nothing on the disk, so there is nothing to look at.
 
-What is missing (wrk, node, kinesalite, moto) is installed: as root from Debian, and into a folder of the run's own.
+What is missing (wrk, h2load, node, kinesalite, moto) is installed: as root from Debian, and into a folder of its own.
 """
 
 import base64
@@ -12,6 +12,7 @@ import hmac
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar, Final, NamedTuple, TypeVar
+from typing import ClassVar, Final, Literal, NamedTuple, TypeVar
 
 from benchmarks.contenders import STREAM_NAME, Streamstore
 from benchmarks.payloads import WrongDataError, check_payload, make_payloads, partition_key_of
@@ -37,7 +38,10 @@ __all__ = [
     "ServedByAllCpus",
     "ServedSigned",
     "ServedStreamstore",
+    "ServedToH2load",
     "ServedWithRetryKeys",
+    "load_of_h2load",
+    "over_connections",
     "over_http",
     "reason_not_served",
 ]
@@ -60,26 +64,37 @@ KEYS: Final = f'[keys.{KEY_ID}]\nsecret_access_key = "{SECRET}"\n'
 HOST: Final = "127.0.0.1"
 TARGET: Final = "Kinesis_20131202"
 JSON: Final = "application/x-amz-json-1.1"
-DEBIAN_PACKAGES: Final = {"wrk": ("wrk",), "node": ("nodejs", "npm"), "npm": ("nodejs", "npm")}
+DEBIAN_PACKAGES: Final = {
+    "wrk": ("wrk",),
+    "h2load": ("nghttp2-client",),
+    "node": ("nodejs", "npm"),
+    "npm": ("nodejs", "npm"),
+}
+REQUESTS_OF_H2LOAD: Final = re.compile(
+    r"finished in (?P<time>[0-9.]+)(?P<unit>us|ms|s),.*\n"
+    r"requests: [0-9]+ total, [0-9]+ started, (?P<done>[0-9]+) done, (?P<succeeded>[0-9]+) succeeded, "
+    r"(?P<failed>[0-9]+) failed, (?P<errored>[0-9]+) errored, (?P<timeout>[0-9]+) timeout"
+)
+
+MICROSECONDS: Final = {"us": 1, "ms": 1_000, "s": 1_000_000}
 
 
 class Load(NamedTuple):
-    """What wrk tells of one turn."""
+    """What came of one turn."""
 
     requests: int
+    """That were answered, also with an error."""
     microseconds: int
     refused: int
     failed: int
-    median_us: int
-    p99_us: int
 
 
 class Served(ABC):
-    """A server with one stream of one shard. ``tools`` are the programs that it needs beside wrk."""
+    """A server with one stream of one shard. ``tools`` are the programs that it needs, with the one that loads it."""
 
     durability: ClassVar[str]
     package: ClassVar[str | None] = None
-    tools: ClassVar[tuple[str, ...]] = ()
+    tools: ClassVar[tuple[str, ...]] = ("wrk",)
 
     def __init__(self, path: Path, library: Path | None = None) -> None:
         """Start the server on a free port. ``library``: where software is installed that it needs."""
@@ -179,6 +194,12 @@ class ServedByAllCpus(ServedStreamstore):
         return ("--processes", str(os.cpu_count() or 1))
 
 
+class ServedToH2load(ServedStreamstore):
+    """Driven by h2load."""
+
+    tools: ClassVar[tuple[str, ...]] = ("h2load",)
+
+
 class ServedWithRetryKeys(ServedStreamstore):
     """Each request has a name, as those of SDKs have, under which it may be sent again and is stored once."""
 
@@ -203,7 +224,7 @@ class Kinesalite(Served):
     """kinesalite from npm, in its default: in memory."""
 
     durability: ClassVar[str] = "NOT durable: in memory, nothing is on the disk"
-    tools: ClassVar[tuple[str, ...]] = ("node", "npm")
+    tools: ClassVar[tuple[str, ...]] = ("wrk", "node", "npm")
 
     def command(self, library: Path) -> Sequence[str]:
         program = library / "node_modules" / "kinesalite" / "cli.js"
@@ -234,8 +255,8 @@ class Moto(Served):
 S = TypeVar("S", bound=Served)
 
 
-class ServedTrial:
-    """PutRecords per second that wrk has answered, with so many connections, each of which waits for its answer."""
+class ServedTrial(ABC):
+    """PutRecords per second that are answered, so many at a time, each of which waits for its answer."""
 
     def __init__(self, setup: Setup, kind: type[Served]) -> None:
         self._setup = setup
@@ -244,13 +265,13 @@ class ServedTrial:
         self._turns = 0
         self._acknowledged = 0
 
+    @abstractmethod
+    def load(self) -> Load:
+        """Send requests for some seconds."""
+
     def turn(self) -> float:
         self._turns += 1
-        requests = self._setup.path / "requests"
-        payloads = make_payloads(0, PAYLOADS, self._setup.payload_bytes)
-        write_requests(requests, self._server.requests(payloads))
-        settle()
-        load = self._run_wrk(requests)
+        load = self.load()
         if load.refused or load.failed:
             raise WrongDataError(f"{load.refused} requests were refused and {load.failed} failed of {load.requests}")
         self._acknowledged += load.requests
@@ -272,7 +293,15 @@ class ServedTrial:
     def close(self) -> None:
         self._server.close()
 
-    def _run_wrk(self, requests: Path) -> Load:
+
+class WrkTrial(ServedTrial):
+    """Over as many connections of HTTP/1.1, with a record of its own for each request."""
+
+    def load(self) -> Load:
+        requests = self._setup.path / "requests"
+        payloads = make_payloads(0, PAYLOADS, self._setup.payload_bytes)
+        write_requests(requests, self._server.requests(payloads))
+        settle()
         load = ("-t1", f"-c{self._setup.producers}", f"-d{self._seconds}s", "--timeout", "30s", "-s", str(SCRIPT))
         name_prefix = f"{os.getpid() % 10_000:04}{self._turns:05}"
         assert len(name_prefix) == PREFIX_CHARACTERS
@@ -283,13 +312,56 @@ class ServedTrial:
         return Load(**json.loads(done.stdout.splitlines()[-1]))
 
 
+class H2loadTrial(ServedTrial):
+    """Over so many connections, each with its share of the requests at a time; all put the same record."""
+
+    def __init__(self, setup: Setup, kind: type[Served], protocol: str, connections: int) -> None:
+        super().__init__(setup, kind)
+        self._protocol = protocol
+        self._connections = connections
+
+    def load(self) -> Load:
+        (payload,) = make_payloads(0, 1, self._setup.payload_bytes)
+        body = self._setup.path / "body"
+        body.write_text(json.dumps(members_of(payload)), encoding="ascii")
+        headers = self._server.headers("PutRecord", body.read_bytes())
+        words = [f"-H{name}: {value}" for name, value in headers.items() if name != "Host"]
+        share = self._setup.producers // self._connections
+        load = (f"-c{self._connections}", f"-m{share}", f"-D{self._seconds}s", f"-p{self._protocol}", "-d", str(body))
+        settle()
+        done = subprocess.run(
+            ["h2load", *load, *words, f"http://{HOST}:{self._server.port}/"],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return load_of_h2load(done.stdout)
+
+
+def load_of_h2load(said: str) -> Load:
+    found = REQUESTS_OF_H2LOAD.search(said)
+    if found is None:
+        raise RuntimeError(f"h2load says nothing of its requests: {said[-2_000:]}")
+    return Load(
+        requests=int(found["done"]),
+        microseconds=round(float(found["time"]) * MICROSECONDS[found["unit"]]),
+        refused=int(found["failed"]) - int(found["errored"]),
+        failed=int(found["errored"]) + int(found["timeout"]),
+    )
+
+
 def over_http(kind: type[Served]) -> StartTrial:
-    return lambda setup: ServedTrial(setup, kind)
+    return lambda setup: WrkTrial(setup, kind)
+
+
+def over_connections(protocol: Literal["h2c", "http/1.1"], connections: int) -> StartTrial:
+    """Return what measures ours with requests of h2load, spread over so many connections."""
+    return lambda setup: H2loadTrial(setup, ServedToH2load, protocol, connections)
 
 
 def reason_not_served(kind: type[Served]) -> str | None:
     """Return why the server cannot take part on this machine, after having tried to install what it lacks."""
-    lacking = [tool for tool in ("wrk", *kind.tools) if not is_installed(tool)]
+    lacking = [tool for tool in kind.tools if not is_installed(tool)]
     return f"{', '.join(lacking)} not found, and not installed from Debian" if lacking else None
 
 

@@ -22,7 +22,7 @@ from benchmarks.competitors import BareFile, RocksDb, reason_left_out
 from benchmarks.measure import Measurement
 from benchmarks.payloads import WrongDataError, check_payloads, make_payloads
 from benchmarks.plot import to_svg
-from benchmarks.served import Served, ServedStreamstore, over_http, reason_not_served
+from benchmarks.served import Load, Served, ServedStreamstore, load_of_h2load, over_http, reason_not_served
 from benchmarks.trials import THREADS, Setup, in_threads, one_by_one, puts
 from streamstore.databases import CRC_MODULE
 
@@ -200,6 +200,21 @@ def test_a_server_that_cannot_be_measured_says_what_is_missing(monkeypatch: pyte
 
     monkeypatch.setattr(served, "is_installed", only_node)
     assert reason_not_served(served.Kinesalite) == "wrk, npm not found, and not installed from Debian"
+
+
+@pytest.mark.parametrize(
+    ("time", "counts", "load"),
+    [
+        ("5.00s", "9 done, 9 succeeded, 0 failed, 0 errored, 0 timeout", Load(9, 5_000_000, 0, 0)),
+        ("876.25ms", "9 done, 7 succeeded, 2 failed, 0 errored, 0 timeout", Load(9, 876_250, 2, 0)),
+        ("577us", "0 done, 0 succeeded, 6 failed, 5 errored, 3 timeout", Load(0, 577, 1, 8)),
+    ],
+)
+def test_what_h2load_says_of_a_turn_is_understood(time: str, counts: str, load: Load) -> None:
+    said = f"starting benchmark...\n\nfinished in {time}, 1.80 req/s, 3.2KB/s\nrequests: 9 total, 9 started, {counts}\n"
+    assert load_of_h2load(said) == load
+    with pytest.raises(RuntimeError, match="says nothing of its requests"):
+        load_of_h2load(said.replace("requests", "connections"))
 
 
 def test_payloads_prove_themselves() -> None:
