@@ -12,6 +12,7 @@ from tests.children import WAIT_S, command, next_line, started
 from tools.torture import __main__ as runner
 from tools.torture.part import Amount, Finding, Ordeal, Result
 from tools.torture.parts import PARTS
+from tools.torture.parts.malformed import FIRST_CALL
 from tools.torture.report import Row, for_saving, from_json, put_into_readme, replace_rows, to_json, to_markdown
 
 ROOT = Path(__file__).parent.parent
@@ -124,6 +125,17 @@ def test_a_run_that_is_ended_early_counts_what_it_has_done(tmp_path: Path) -> No
     assert row.result.part == "power-loss"
     assert 0 <= row.result.done < 100_000
     assert row.result.findings == ()
+
+
+def test_a_part_that_is_interrupted_itself_tells_what_it_has_done(tmp_path: Path) -> None:
+    options = ["--seed", 1, "--folder", tmp_path, "--size", "ci", "--first", FIRST_CALL, "--count", 100_000_000]
+    with started(command("tools.torture.child", "malformed", *options)) as process:
+        while not next_line(process).startswith("done"):
+            pass
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=WAIT_S)
+        assert process.returncode == 0, said
+    assert Result.from_json(said.splitlines()[-1].removeprefix("result ")).findings == ()
 
 
 def ordeal_of(folder: Path, cases: int | None, *, behind: Result | None = None) -> Ordeal:

@@ -75,7 +75,8 @@ def main() -> None:
             first_finding_ends=options.first_finding_ends,
             on_progress=Progress().show,
         )
-        signal.signal(EARLY_END, lambda _number, _frame: ordeal.end())
+        for number in (EARLY_END, signal.SIGINT):  # a part that is interrupted itself does not lose what it has done
+            signal.signal(number, lambda _number, _frame: ordeal.end())
         result = run_part(PARTS[options.part], ordeal)
     sys.stdout.write(f"result {result.to_json()}\n")
     sys.stdout.flush()
