@@ -332,7 +332,7 @@ CASES: Final = (
             h2load_row(HTTP_2_SHARED, over_connections("h2c", 1), f"1 connection with {CONNECTIONS} requests"),
             h2load_row(HTTP_1_1, over_connections("http/1.1", CONNECTIONS), "HTTP/1.1, keep-alive"),
         ),
-        bars=(Bar(HTTP_2, ">=", 0.15, HTTP_1_1), Bar(HTTP_2_SHARED, ">=", 0.25, HTTP_1_1)),
+        bars=(Bar(HTTP_2, ">=", 0.5, HTTP_1_1), Bar(HTTP_2_SHARED, ">=", 0.5, HTTP_1_1)),
     ),
     *(
         Case(

@@ -72,10 +72,9 @@ DEBIAN_PACKAGES: Final = {
 }
 REQUESTS_OF_H2LOAD: Final = re.compile(
     r"finished in (?P<time>[0-9.]+)(?P<unit>us|ms|s),.*\n"
-    r"requests: [0-9]+ total, [0-9]+ started, (?P<done>[0-9]+) done, (?P<succeeded>[0-9]+) succeeded, "
+    r"requests: [0-9]+ total, [0-9]+ started, (?P<done>[0-9]+) done, [0-9]+ succeeded, "
     r"(?P<failed>[0-9]+) failed, (?P<errored>[0-9]+) errored, (?P<timeout>[0-9]+) timeout"
 )
-
 MICROSECONDS: Final = {"us": 1, "ms": 1_000, "s": 1_000_000}
 
 
