@@ -149,7 +149,7 @@ class Environment:
         while True:
             try:
                 return lmdb.open(
-                    os.fspath(self._folder.path),
+                    os.fsencode(self._folder.path),
                     map_size=map_bytes,
                     readonly=self._read_only,
                     create=False,
@@ -324,7 +324,7 @@ class Environment:
 def create_environment(folder: Path, initial: Databases) -> None:
     """Make a data file with this content in a folder that is not a store yet."""
     env = lmdb.open(
-        os.fspath(folder),
+        os.fsencode(folder),
         map_size=MAP_BYTES_MIN,
         max_readers=READERS_MAX,
         max_dbs=len(initial),

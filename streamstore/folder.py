@@ -107,7 +107,8 @@ class StoreFolder:
             )
 
     def refuse_network_filesystem(self) -> None:
-        filesystem = filesystem_of(self.path, Path("/proc/self/mountinfo").read_text())
+        mountinfo = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())  # others' mounts may have any bytes as names
+        filesystem = filesystem_of(self.path, mountinfo)
         if filesystem in NETWORK_FILESYSTEMS:
             raise InvalidArgumentException(
                 argument="path",
@@ -304,14 +305,14 @@ sync_folder = sync_file  # the same call makes a new name in a folder durable
 
 def filesystem_of(path: Path, mountinfo: str) -> str:
     """Return the filesystem type of ``path``, as the text of /proc/self/mountinfo tells it."""
-    resolved = path.resolve()
-    deepest, filesystem = -1, ""
+    resolved = f"{path.resolve()}/"
+    longest, filesystem = -1, ""
     for line in mountinfo.splitlines():
         fields, _, tail = line.partition(" - ")
-        mount_point = Path(_unescaped(fields.split()[4]))
+        mount_point = _unescaped(fields.split()[4]).rstrip("/")
         # The later of two mounts on one point hides the earlier.
-        if resolved.is_relative_to(mount_point) and len(mount_point.parts) >= deepest:
-            deepest, filesystem = len(mount_point.parts), tail.split()[0]
+        if resolved.startswith(f"{mount_point}/") and len(mount_point) >= longest:
+            longest, filesystem = len(mount_point), tail.split()[0]
     return filesystem
 
 

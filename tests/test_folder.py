@@ -386,6 +386,25 @@ def test_the_real_mounts_are_understood(tmp_path: Path) -> None:
     assert filesystem_of(tmp_path, Path("/proc/self/mountinfo").read_text()) == found
 
 
+@needs_root
+def test_a_mount_with_bytes_as_its_name_is_in_nobodys_way(tmp_path: Path) -> None:
+    program = """
+import os, subprocess, sys
+from streamstore import StreamStore
+named = sys.argv[1] + os.fsdecode(b"/\\xe9")
+os.mkdir(named)
+if subprocess.run(["mount", "-t", "tmpfs", "none", named], stderr=subprocess.DEVNULL).returncode == 0:
+    print("mounted", flush=True)
+    for path in (f"{sys.argv[1]}/store", f"{named}/store"):
+        StreamStore(path).close()
+        print("opened", flush=True)
+"""
+    printed = run(["unshare", "--mount", *code(program, tmp_path)], status=None).split()
+    if not printed:
+        pytest.skip("needs a mount of its own")
+    assert printed == ["mounted", "opened", "opened"]
+
+
 def test_the_lock_file_has_all_its_blocks_before_it_is_mapped(tmp_path: Path) -> None:
     create(tmp_path / "store")
     (tmp_path / "store" / "lock.mdb").unlink()
