@@ -133,8 +133,9 @@ class Blob(Shape):
     def violations(self, value: object, path: str) -> Sequence[Violation]:
         assert isinstance(value, bytes)
         size = len(value)
-        shown = f"'java.nio.HeapByteBuffer[pos=0 lim={size} cap={size}]'" if size > self.bytes_max else ""
-        return [Violation(shown, path, constraint) for constraint in _broken_lengths(size, 0, self.bytes_max)]
+        broken = _broken_lengths(size, 0, self.bytes_max)
+        shown = f"'java.nio.HeapByteBuffer[pos=0 lim={size} cap={size}]'"
+        return [Violation(shown, path, constraint) for constraint in broken] if broken else NO_VIOLATIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,10 +265,14 @@ class Structure(Shape):
 
     members: Mapping[str, Member]
     first_of: tuple[str, ...] = ()
-    _paths: Mapping[str, str] = field(init=False)
+    _in_order: tuple[tuple[str, Shape, bool, str], ...] = field(init=False)
+    """Of each member its name, shape, whether it is required, and its name in lowerCamelCase."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_paths", {name: name[0].lower() + name[1:] for name in self.members})
+        in_order = tuple(
+            (name, member.shape, member.required, name[0].lower() + name[1:]) for name, member in self.members.items()
+        )
+        object.__setattr__(self, "_in_order", in_order)
 
     def parse(self, value: object, *, refuse_unknown: bool) -> dict[str, object]:
         if not _is_map(value):
@@ -277,22 +282,21 @@ class Structure(Shape):
                 if name not in self.members:
                     raise WrongTypeError(f"Unexpected json key: {_cut(str(name))}")
         return {
-            name: member.shape.parse(given, refuse_unknown=refuse_unknown)
-            for name, member in self.members.items()
+            name: shape.parse(given, refuse_unknown=refuse_unknown)
+            for name, shape, _, _ in self._in_order
             if (given := value.get(name)) is not None
         }
 
     def violations(self, value: object, path: str) -> Sequence[Violation]:
         assert _is_map(value)
-        prefix = f"{path}." if path else ""
+        prefix = path and f"{path}."
+        lacks_one = bool(self.first_of) and value.keys().isdisjoint(self.first_of)
         broken: list[Violation] = []
-        if self.first_of and not any(name in value for name in self.first_of):
-            broken.append(Violation("null", f"{prefix}{self._paths[self.first_of[0]]}", "Member must not be null"))
-        for name, member in self.members.items():
+        for name, shape, is_required, own_path in self._in_order:
             if name in value:
-                broken += member.shape.violations(value[name], f"{prefix}{self._paths[name]}")
-            elif member.required:
-                broken.append(Violation("null", f"{prefix}{self._paths[name]}", "Member must not be null"))
+                broken += shape.violations(value[name], prefix + own_path)
+            elif is_required or (lacks_one and name == self.first_of[0]):
+                broken.append(Violation("null", prefix + own_path, "Member must not be null"))
         return broken
 
 
