@@ -32,13 +32,19 @@ class Arguments:
         return self._store.account_id
 
     def text(self, name: str) -> str:
-        return _proved(self._values[name], str)
+        value = self._values[name]
+        assert isinstance(value, str)
+        return value
 
     def text_or_none(self, name: str) -> str | None:
-        return self.text(name) if name in self._values else None
+        value = self._values.get(name)
+        assert value is None or isinstance(value, str)
+        return value
 
     def data(self, name: str) -> bytes:
-        return _proved(self._values[name], bytes)
+        value = self._values[name]
+        assert isinstance(value, bytes)
+        return value
 
     def whole(self, name: str, default: int | None = None) -> int:
         value = self._values.get(name, default)

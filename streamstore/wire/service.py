@@ -72,23 +72,20 @@ class Service:
         begun_s = self._clock_s()
 
         def finish(response: WireResponse) -> None:
+            self._answering -= 1
+            if self._stopping.is_set():
+                self._see_whether_idle()
             self._note(request, response, seconds=self._clock_s() - begun_s)
+            if not isinstance(response.body, bytes):
+                assert isinstance(response.body, AsyncIterator)  # because the answer was started
+                response = response._replace(body=self._until_stopped(response.body))
             reply(response)
 
+        self._answering += 1
         if self._stopping.is_set():
             asyncio.get_running_loop().call_soon(finish, self._refuse())
         else:
-            self._answering += 1
-            self._start(request, lambda response: self._finish(response, finish))
-
-    def _finish(self, response: WireResponse, reply: Reply) -> None:
-        self._answering -= 1
-        if self._stopping.is_set():
-            self._see_whether_idle()
-        if not isinstance(response.body, bytes):
-            assert isinstance(response.body, AsyncIterator)  # because the answer was started
-            response = response._replace(body=self._until_stopped(response.body))
-        reply(response)
+            self._start(request, finish)
 
     def stop(self) -> None:
         """Refuse from now on what comes."""

@@ -134,8 +134,10 @@ class Blob(Shape):
         assert isinstance(value, bytes)
         size = len(value)
         broken = _broken_lengths(size, 0, self.bytes_max)
+        if not broken:
+            return NO_VIOLATIONS
         shown = f"'java.nio.HeapByteBuffer[pos=0 lim={size} cap={size}]'"
-        return [Violation(shown, path, constraint) for constraint in broken] if broken else NO_VIOLATIONS
+        return [Violation(shown, path, constraint) for constraint in broken]
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +315,7 @@ def _parse_base64(text: str) -> bytes:
     try:
         data = pybase64.b64decode(text, validate=True)
         # The last characters may have bits that are in no byte, or the padding of none.
-        if pybase64.b64encode(data[-(len(data) % 3 or 3) :]) == text[-4:].encode("ascii"):
+        if text.endswith(pybase64.b64encode_as_string(data[-(len(data) % 3 or 3) :])):
             return data
     except ValueError:
         pass
