@@ -11,8 +11,10 @@ looking and waiting.
 import _thread
 import contextlib
 import ctypes
+import math
 import os
 import select
+import threading
 import time
 import weakref
 from typing import Final, Protocol, cast
@@ -28,6 +30,7 @@ __all__ = ["CommitBell", "CommitWaiter", "CommitWatch"]
 LOOK_ANYWAY_MS: Final = 1_000  # where the filesystem tells of no writes
 POLL_MS: Final = 5  # where there is no inotify: of a user's instances, there may be none left
 SETTLING_S: Final = (0, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005)  # between the writing of a commit and its showing
+SIGNALS_S: Final = 1.0  # how long a signal may go unseen that comes while the main thread falls asleep
 NO_DESCRIPTOR: Final = -1
 INOTIFY_MODIFY: Final = 0x2  # Linux, inotify.h: IN_MODIFY
 EVENTS_BYTES: Final = 4_096
@@ -55,8 +58,17 @@ class CommitBell:
         self._rung.ring()
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Return True when it rings, perhaps for something that is over already; False if it did not in time."""
-        return self._rung.wait_for(timeout_s)
+        """Return True when it rings, perhaps for something that is over already; False if it did not in time.
+
+        The main thread looks up now and then: a signal that came just before it fell asleep has not woken it.
+        """
+        left_s = math.inf if timeout_s is None else timeout_s
+        if threading.get_ident() == threading.main_thread().ident:
+            while left_s > SIGNALS_S:
+                if self._rung.wait_for(SIGNALS_S):
+                    return True
+                left_s -= SIGNALS_S
+        return self._rung.wait_for(None if left_s == math.inf else left_s)
 
 
 class _Pause(Protocol):

@@ -1,5 +1,6 @@
 """Laws of tail: what is stored comes out, soon, once, and in order; whoever waits can be stopped and costs nothing."""
 
+import _thread
 import asyncio
 import contextlib
 import os
@@ -314,8 +315,7 @@ def test_a_feed_that_gets_no_thread_to_wait_with_says_so_and_waits_when_there_is
 def until_blocked(stream: StreamStore) -> None:
     """Wait until another thread is blocked in a feed.
 
-    It says so just before. A signal in between is one that Python sees only when it takes the lock, so a second Ctrl-C
-    would be needed: as with any lock of Python.
+    It says so just before. A signal in between is one that Python sees only when the thread looks up.
     """
     until(lambda: is_waiting(stream))
     time.sleep(0.1)
@@ -336,6 +336,42 @@ def test_a_signal_ends_the_waiting_of_the_main_thread_and_loses_nothing(stream: 
         assert not is_waiting(stream)
         put(stream, number)
         assert int(next(feed).data) == number
+
+
+def test_a_signal_that_wakes_nobody_ends_the_waiting_of_the_main_thread_too(stream: StreamStore) -> None:
+    """So is one that comes while the thread falls asleep: Python sees it when the thread wakes."""
+    feed = stream.tail("s")
+
+    def interrupt() -> None:
+        until_blocked(stream)
+        _thread.interrupt_main()
+        try:
+            until(lambda: not is_waiting(stream))
+        except AssertionError:
+            feed.close()  # which wakes it
+            raise
+
+    interrupting = in_thread(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        next(feed)
+    interrupting.result(WAIT_S)
+    put(stream, 1)
+    assert next(feed).data == b"1"
+
+
+def test_the_main_thread_waits_as_long_as_it_may(stream: StreamStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "SIGNALS_S", 0.01)
+    begun_s = time.monotonic()
+    assert list(stream.tail("s", idle_timeout_seconds=0.105)) == []
+    assert time.monotonic() - begun_s >= 0.105
+
+    def put_meanwhile() -> None:
+        until_blocked(stream)
+        put(stream, 1)
+
+    putting = in_thread(put_meanwhile)
+    assert next(stream.tail("s")).data == b"1"
+    putting.result(WAIT_S)
 
 
 def test_a_signal_handler_may_close_it_while_its_thread_waits(stream: StreamStore) -> None:
