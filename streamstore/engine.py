@@ -237,7 +237,7 @@ class Engine:
         elif isinstance(error, lmdb.ReadersFullError) and self._environment.env.reader_check() > 0:
             pass  # slots of killed processes
         elif isinstance(error, lmdb.PanicError) and self._environment.failure is None:
-            self._mend_for_reader(lambda: None)  # the writer is recovering
+            self._mend_for_reader(self._recover_if_needed)
         else:
             raise translate(error, "read") from error
 
@@ -471,6 +471,11 @@ class Engine:
         except lmdb.PanicError:
             return True
         return False
+
+    def _recover_if_needed(self) -> None:
+        """Behind a writer who was recovering when this was called for, unless an interrupt ended that."""
+        if self._is_panicking():
+            self._recover()
 
     def _recover(self) -> None:
         """Reopen after a failed commit, and commit once more.

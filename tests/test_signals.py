@@ -8,6 +8,7 @@ and the call that was broken into must not suffer.
 import contextlib
 import dis
 import faulthandler
+import fcntl
 import gc
 import inspect
 import os
@@ -34,6 +35,7 @@ from streamstore import (
 from streamstore.check import check_store
 from streamstore.engine import Engine
 from streamstore.folder import StoreFolder
+from tests.commits import in_thread
 
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
@@ -374,6 +376,38 @@ def test_a_handler_that_opens_the_same_store_is_refused(tmp_path: Path) -> None:
         broken = Broken(lambda: put(store), 5, lambda: StreamStore(tmp_path / "store"))
         assert isinstance(broken.handler_error, StoreLockedError)
         assert broken.error is None
+
+
+def take_meta_page_from_lmdb(path: Path) -> None:
+    """Let no write of a commit number succeed: LMDB refuses all further work behind that, until it is opened anew."""
+    for name in os.listdir("/proc/self/fd"):
+        descriptor = int(name)
+        with contextlib.suppress(OSError):  # that of the listing itself
+            is_synced = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DSYNC
+            if is_synced and os.path.samestat(os.fstat(descriptor), os.stat(path / "data.mdb")):
+                read_only = os.open(path / "data.mdb", os.O_RDONLY)
+                os.dup2(read_only, descriptor, inheritable=False)
+                os.close(read_only)
+
+
+@pytest.mark.parametrize("first_call", [put, stored])
+def test_whoever_comes_first_recovers_when_an_interrupt_has_ended_the_finding_out_of_a_failed_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_call: Callable[[StreamStore], object]
+) -> None:
+    def interrupt(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    with StreamStore(tmp_path / "store") as store:
+        store.create_stream("s")
+        monkeypatch.setattr(Engine, "_find_out_stored", interrupt)
+        take_meta_page_from_lmdb(tmp_path / "store")
+        with pytest.raises(KeyboardInterrupt):
+            put(store)
+        monkeypatch.undo()
+        in_thread(lambda: first_call(store)).result(WAIT_S)
+        put(store)
+        assert stored(store)[-1] == b"outer"
+    assert check_store(tmp_path / "store") == []
 
 
 def test_an_interrupt_while_a_failed_commit_is_found_out_leaves_a_store_that_recovers(
