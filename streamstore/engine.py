@@ -245,7 +245,10 @@ class Engine:
         """Hold off the writer. A signal handler may close the store meanwhile."""
         ident = threading.get_ident()
         self._refuse_nested_write(ident)
-        for _ in self._write_mutex.taking:
+        for is_taken in self._write_mutex.trying:
+            if not is_taken:
+                self._environment.readers.refuse_to_wait_inside()
+                continue
             self._writing_ident = ident
             try:
                 mend()

@@ -84,6 +84,11 @@ class ReaderGate:
         reader = self._own.reader
         return reader is not None and reader.is_reading
 
+    def refuse_to_wait_inside(self) -> None:
+        """Refuse a signal handler inside a read to wait for somebody who waits for the end of that read."""
+        if self._shut_ident is not None and self.is_reading_here():
+            raise StorageError(NESTED_CALL)
+
     def alone(self, work: Callable[[], T]) -> T:
         """Return the result of ``work``, called while no other thread reads; all of them wait for its end."""
         ident = threading.get_ident()

@@ -29,6 +29,7 @@ T = TypeVar("T")
 NO_MEMORY: Final = (MemoryError, SystemError)
 """What Python raises where there is no memory: ``SystemError`` where it forgets to say so, as in some calls of 3.11."""
 RUNG_BY_ANOTHER: Final = (RuntimeError, *NO_MEMORY)
+TRY_S: Final = 0.05
 _NEVER: Final = object()
 
 
@@ -68,13 +69,17 @@ class Mutex:
 
 
 class NestingMutex:
-    """The same, for sections in which a signal handler may begin another one."""
+    """The same, for sections in which a signal handler may begin another one.
 
-    __slots__ = ("release", "taking")
+    ``trying`` is for who must look around while waiting: it yields False every 50 ms, and True when it is taken.
+    """
+
+    __slots__ = ("release", "taking", "trying")
 
     def __init__(self) -> None:
         lock = allocated(threading.RLock)
         self.taking: Final[Iterator[object]] = taking(lock.acquire)
+        self.trying: Final[Iterator[bool]] = taking(lock.acquire, True, TRY_S)
         self.release: Final = lock.release
 
 

@@ -35,13 +35,19 @@ def in_thread(call: Callable[[], T]) -> Future[T]:
     return future
 
 
+def engine_of(store: StreamStore) -> Engine:
+    engine: object = vars(store)["_engine"]
+    assert isinstance(engine, Engine)
+    return engine
+
+
 def last_commit(store: StreamStore) -> int:
     """Return the number of the newest commit in the file."""
-    return cast(Engine, vars(store)["_engine"]).info()["last_txnid"]
+    return engine_of(store).info()["last_txnid"]
 
 
 def environment_of(store: StreamStore) -> Environment:
-    return cast(Environment, vars(vars(store)["_engine"])["_environment"])
+    return cast(Environment, vars(engine_of(store))["_environment"])
 
 
 class HeldCommits:

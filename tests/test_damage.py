@@ -18,6 +18,7 @@ from streamstore.model import ShardCounter, StreamNumber
 from streamstore.room import FileRoom
 from streamstore.transaction import WriteTransaction
 from tests.children import command, run
+from tests.commits import engine_of
 from tests.programs.damage import SHARD_COUNT, STREAM
 
 
@@ -64,8 +65,7 @@ def test_a_sound_file_that_is_short_of_free_pages_only_is_opened(tmp_path: Path)
     with mock.patch.object(Environment, "keep_file_whole"), mock.patch.object(FileRoom, "make", return_value=True):
         fill(path)
         with StreamStore(path, sync="off") as store:
-            engine: object = vars(store)["_engine"]
-            assert isinstance(engine, Engine)
+            engine = engine_of(store)
             engine.write(put_and_delete)
             needed = (engine.info()["last_pgno"] + 1) * os.sysconf("SC_PAGE_SIZE")
     assert (path / "data.mdb").stat().st_size < needed
@@ -78,8 +78,7 @@ def test_a_commit_that_leaves_the_file_short_makes_it_whole(tmp_path: Path) -> N
     path = tmp_path / "store"
     fill(path)
     with StreamStore(path, sync="off") as store, mock.patch.object(FileRoom, "make", return_value=True):
-        engine: object = vars(store)["_engine"]
-        assert isinstance(engine, Engine)
+        engine = engine_of(store)
         for number in range(30):
             store.create_stream(f"t{number}", shard_count=5)
             store.put_record(f"t{number}", bytes(100_000), "key")
@@ -95,8 +94,7 @@ def test_a_missing_or_misplaced_record_is_told_and_its_neighbours_are_read(tmp_p
         store.create_stream(STREAM)
         for number in range(8):
             store.put_record(STREAM, b"%d" % number, "key")
-        engine: object = vars(store)["_engine"]
-        assert isinstance(engine, Engine)
+        engine = engine_of(store)
 
         def remove_and_swap(transaction: WriteTransaction) -> None:
             transaction.delete(database, record_key(2))
@@ -125,8 +123,7 @@ def test_a_counter_that_does_not_fit_its_records_stops_writing(tmp_path: Path) -
     with StreamStore(path, sync="off") as store:
         store.create_stream(STREAM)
         store.put_record(STREAM, b"0", "key")
-        engine: object = vars(store)["_engine"]
-        assert isinstance(engine, Engine)
+        engine = engine_of(store)
         key = counter_key(StreamNumber(1), 0)
         for next_sequence in (0, 2):
             wrong = encode_counter(StreamNumber(1), 0, ShardCounter(next_sequence=next_sequence))

@@ -24,7 +24,7 @@ from streamstore.folder import FolderLock
 from streamstore.library import translate
 from streamstore.transaction import ReadTransaction, WriteTransaction
 from tests.children import code, command, next_line, run, started, tell
-from tests.commits import WAIT_S, environment_of, in_thread
+from tests.commits import WAIT_S, engine_of, environment_of, in_thread
 
 T = TypeVar("T")
 Commit = Callable[["lmdb.Transaction[bytes]"], None]
@@ -43,12 +43,6 @@ def path(tmp_path: Path) -> Path:
 
 def datas(store: StreamStore) -> list[bytes]:
     return [record.data for record in store.read(STREAM, SHARD)]
-
-
-def engine_of(store: StreamStore) -> Engine:
-    engine: object = vars(store)["_engine"]
-    assert isinstance(engine, Engine)
-    return engine
 
 
 # What becomes of each error of py-lmdb. An error that is not in this table is one that nobody has decided on.

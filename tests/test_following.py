@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import pytest
 from hypothesis import example, given
@@ -16,18 +16,14 @@ from streamstore.check import check_store
 from streamstore.databases import records_database
 from streamstore.dialect import YANDEX
 from streamstore.disk_format import record_key
-from streamstore.engine import Engine
 from streamstore.following import ROUND_RECORDS_MAX, Following, Round, latest_positions
 from streamstore.model import StoredStream, StreamNumber
 from streamstore.streams import StreamCatalog
+from tests.commits import engine_of
 from tests.conftest import Clock, open_store
 from tests.damage import behind_the_back_of
 
 HOUR_MS: Final = 3_600_000
-
-
-def engine_of(store: StreamStore) -> Engine:
-    return cast(Engine, vars(store)["_engine"])
 
 
 def stored_stream(store: StreamStore) -> StoredStream:

@@ -35,7 +35,7 @@ from streamstore import (
 from streamstore.check import check_store
 from streamstore.engine import Engine
 from streamstore.folder import StoreFolder
-from tests.commits import in_thread
+from tests.commits import engine_of, in_thread
 
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
@@ -376,6 +376,34 @@ def test_a_handler_that_opens_the_same_store_is_refused(tmp_path: Path) -> None:
         broken = Broken(lambda: put(store), 5, lambda: StreamStore(tmp_path / "store"))
         assert isinstance(broken.handler_error, StoreLockedError)
         assert broken.error is None
+
+
+def test_a_handler_inside_a_read_is_refused_to_wait_for_a_writer_who_waits_for_that_read(tmp_path: Path) -> None:
+    """What the handler reads first needs a handle, which no writer may be at work beside."""
+    with opened(tmp_path / "store") as store:
+        store.create_stream("t")
+        store.put_record("t", b"first", "key")
+    with opened(tmp_path / "store") as store:
+        stored(store)
+        engine = engine_of(store)
+        writing, failing = threading.Event(), threading.Event()
+
+        def fail(_: object) -> None:
+            writing.set()
+            assert failing.wait(WAIT_S)
+            raise ValueError("planted by the test")  # behind which the transaction is ended while nobody reads
+
+        def look(_: object) -> None:
+            failing.set()
+            with pytest.raises(StorageError, match="signal handler"):
+                list(store.read("t", SHARD))
+
+        failed = in_thread(lambda: engine.write(fail))
+        assert writing.wait(WAIT_S)
+        engine.read(look)
+        with pytest.raises(ValueError, match="planted"):
+            failed.result(WAIT_S)
+        assert [record.data for record in store.read("t", SHARD)] == [b"first"]
 
 
 def take_meta_page_from_lmdb(path: Path) -> None:
