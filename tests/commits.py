@@ -1,9 +1,13 @@
 """Commits that a test counts, holds back or makes to fail, and calls on threads of their own that must not hang."""
 
+import contextlib
+import fcntl
+import os
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, Literal, TypeVar, cast
 from unittest import mock
 
@@ -48,6 +52,18 @@ def last_commit(store: StreamStore) -> int:
 
 def environment_of(store: StreamStore) -> Environment:
     return cast(Environment, vars(engine_of(store))["_environment"])
+
+
+def fail_meta_writes(path: Path) -> None:
+    """Let the last write of a commit fail. LMDB refuses all further work behind that, until it is opened anew."""
+    for name in os.listdir("/proc/self/fd"):
+        descriptor = int(name)
+        with contextlib.suppress(OSError):  # that of the listing itself
+            is_synced = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DSYNC
+            if is_synced and os.path.samestat(os.fstat(descriptor), os.stat(path / "data.mdb")):
+                read_only = os.open(path / "data.mdb", os.O_RDONLY)
+                os.dup2(read_only, descriptor, inheritable=False)
+                os.close(read_only)
 
 
 class HeldCommits:

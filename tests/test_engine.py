@@ -1,5 +1,6 @@
 """The engine: errors translated, outcomes of commits found out, the map and the file that grow."""
 
+import contextlib
 import errno
 import os
 import threading
@@ -24,7 +25,8 @@ from streamstore.folder import FolderLock
 from streamstore.library import translate
 from streamstore.transaction import ReadTransaction, WriteTransaction
 from tests.children import code, command, next_line, run, started, tell
-from tests.commits import WAIT_S, engine_of, environment_of, in_thread
+from tests.commits import WAIT_S, engine_of, environment_of, fail_meta_writes, in_thread
+from tests.interrupts import interrupted_everywhere
 
 T = TypeVar("T")
 Commit = Callable[["lmdb.Transaction[bytes]"], None]
@@ -293,6 +295,27 @@ def test_readers_go_on_while_commits_fail(path: Path, monkeypatch: pytest.Monkey
         assert not reader.is_alive()
         assert datas(store) == [b"good"] * 30
     assert [error for error in wrong if "recovering" not in str(error)] == []
+
+
+@pytest.mark.slow
+def test_an_interrupt_anywhere_in_a_commit_that_fails_stops_nobody_behind_it(path: Path) -> None:
+    with StreamStore(path) as store:
+
+        def put() -> object:
+            fail_meta_writes(path)
+            return store.put_record(STREAM, b"failed", "key")
+
+        for behind, error in enumerate(interrupted_everywhere(put)):
+            assert isinstance(error, (KeyboardInterrupt, StorageError)), error
+            try:
+                assert in_thread(lambda: datas(store)).result(WAIT_S).count(b"behind") == behind
+            except StorageError as told:
+                assert "next write tries" in str(told)  # noqa: PT017 - it may as well read
+            with contextlib.suppress(StorageError):  # if the interrupt came before the commit could fail
+                store.put_record(STREAM, b"failed", "key")
+            store.put_record(STREAM, b"behind", "key")
+            assert datas(store).count(b"behind") == behind + 1
+    assert check_store(path) == []
 
 
 def test_the_map_grows_under_readers_and_writers_of_several_processes(path: Path) -> None:

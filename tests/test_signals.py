@@ -8,7 +8,6 @@ and the call that was broken into must not suffer.
 import contextlib
 import dis
 import faulthandler
-import fcntl
 import gc
 import inspect
 import os
@@ -35,7 +34,7 @@ from streamstore import (
 from streamstore.check import check_store
 from streamstore.engine import Engine
 from streamstore.folder import StoreFolder
-from tests.commits import engine_of, in_thread
+from tests.commits import engine_of, fail_meta_writes, in_thread
 
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
@@ -406,18 +405,6 @@ def test_a_handler_inside_a_read_is_refused_to_wait_for_a_writer_who_waits_for_t
         assert [record.data for record in store.read("t", SHARD)] == [b"first"]
 
 
-def take_meta_page_from_lmdb(path: Path) -> None:
-    """Let no write of a commit number succeed: LMDB refuses all further work behind that, until it is opened anew."""
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
-        with contextlib.suppress(OSError):  # that of the listing itself
-            is_synced = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DSYNC
-            if is_synced and os.path.samestat(os.fstat(descriptor), os.stat(path / "data.mdb")):
-                read_only = os.open(path / "data.mdb", os.O_RDONLY)
-                os.dup2(read_only, descriptor, inheritable=False)
-                os.close(read_only)
-
-
 @pytest.mark.parametrize("first_call", [put, stored])
 def test_whoever_comes_first_recovers_when_an_interrupt_has_ended_the_finding_out_of_a_failed_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_call: Callable[[StreamStore], object]
@@ -428,7 +415,7 @@ def test_whoever_comes_first_recovers_when_an_interrupt_has_ended_the_finding_ou
     with StreamStore(tmp_path / "store") as store:
         store.create_stream("s")
         monkeypatch.setattr(Engine, "_find_out_stored", interrupt)
-        take_meta_page_from_lmdb(tmp_path / "store")
+        fail_meta_writes(tmp_path / "store")
         with pytest.raises(KeyboardInterrupt):
             put(store)
         monkeypatch.undo()
