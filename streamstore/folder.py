@@ -307,12 +307,12 @@ def filesystem_of(path: Path, mountinfo: str) -> str:
     """Return the filesystem type of ``path``, as the text of /proc/self/mountinfo tells it."""
     resolved = f"{path.resolve()}/"
     longest, filesystem = -1, ""
-    for line in mountinfo.splitlines():
+    for line in filter(None, mountinfo.split("\n")):  # a name may have any other separator of lines or of words
         fields, _, tail = line.partition(" - ")
-        mount_point = _unescaped(fields.split()[4]).rstrip("/")
+        mount_point = _unescaped(fields.split(" ")[4]).rstrip("/")
         # The later of two mounts on one point hides the earlier.
         if resolved.startswith(f"{mount_point}/") and len(mount_point) >= longest:
-            longest, filesystem = len(mount_point), tail.split()[0]
+            longest, filesystem = len(mount_point), tail.partition(" ")[0]
     return filesystem
 
 

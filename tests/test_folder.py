@@ -344,7 +344,8 @@ MOUNTS: Final = r"""
 36 35 0:36 / /mnt/over rw - tmpfs tmpfs rw
 37 30 0:37 / /mnt/under rw - tmpfs tmpfs rw
 38 37 0:38 / /mnt/under rw master:2 propagate_from:3 - 9p share rw
-""".strip()
+"""
+ODD_MOUNT: Final = "/mnt/no\u00a0word\u2028no\u001cline"
 
 
 @pytest.mark.parametrize(
@@ -360,10 +361,12 @@ MOUNTS: Final = r"""
         ("/mnt/with\\slash/store", "fuse.sshfs"),
         ("/mnt/over/store", "tmpfs"),
         ("/mnt/under/store", "9p"),
+        (f"{ODD_MOUNT}/store", "ceph"),
     ],
 )
 def test_the_filesystem_of_a_path_is_that_of_the_nearest_visible_mount(path: str, filesystem: str) -> None:
-    assert filesystem_of(Path(path), MOUNTS) == filesystem
+    mounts = f"{MOUNTS}39 30 0:39 / {ODD_MOUNT} rw - ceph host: rw\n"
+    assert filesystem_of(Path(path), mounts) == filesystem
 
 
 @pytest.mark.parametrize("filesystem", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "ceph", "lustre"])
