@@ -32,19 +32,13 @@ class Arguments:
         return self._store.account_id
 
     def text(self, name: str) -> str:
-        value = self._values[name]
-        assert isinstance(value, str)
-        return value
+        return _proved(self._values[name], str)
 
     def text_or_none(self, name: str) -> str | None:
-        value = self._values.get(name)
-        assert value is None or isinstance(value, str)
-        return value
+        return self.text(name) if name in self._values else None
 
     def data(self, name: str) -> bytes:
-        value = self._values[name]
-        assert isinstance(value, bytes)
-        return value
+        return _proved(self._values[name], bytes)
 
     def whole(self, name: str, default: int | None = None) -> int:
         value = self._values.get(name, default)
