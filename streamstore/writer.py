@@ -225,7 +225,6 @@ class Writer:
         for _ in self._turn.taking:
             try:
                 self._fill_batch()
-                self._crowded = len(self._batch) > 1
                 self._commit(self._batch, self._engine.write)
             finally:
                 self._turn.release()
@@ -243,14 +242,14 @@ class Writer:
         return True
 
     def _fill_batch(self) -> None:
-        """Take the requests that wait and fit into one commit."""
+        """Take the requests that wait and fit into one commit, with those that were taken."""
         batch = self._batch
-        payload_bytes = 0
+        payload_bytes = sum(request.payload_bytes for request in batch)
         while self._requests and len(batch) < COMMIT_REQUESTS_MAX and payload_bytes < COMMIT_BYTES_MAX:
             try:
                 request = self._requests.popleft()
             except IndexError:
-                return  # it was withdrawn
+                break  # it was withdrawn
             while True:
                 try:
                     batch.append(request)
@@ -258,6 +257,7 @@ class Writer:
                 except NO_MEMORY:
                     continue
             payload_bytes += request.payload_bytes
+        self._crowded = len(batch) > 1
 
     def _refuse_rest(self) -> None:
         """Answer what came too late, while the thread ended."""
@@ -279,6 +279,8 @@ class Writer:
         def apply_all(transaction: WriteTransaction) -> None:
             nonlocal counted
             appender = self._begin(transaction)
+            if batch is self._batch:
+                self._fill_batch()  # who came while another process was writing shares the commit too
             for request in batch:
                 request.apply(appender)
             appender.flush()

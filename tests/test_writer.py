@@ -26,7 +26,7 @@ from streamstore.check import check_store
 from streamstore.engine import Engine
 from streamstore.shards import ShardAppender
 from streamstore.transaction import WriteTransaction
-from tests.children import code, command, run
+from tests.children import code, command, next_line, run, started, tell
 from tests.commits import environment_of
 from tests.programs.forks import methods
 
@@ -36,6 +36,15 @@ STREAM: Final = "s"
 SHARD: Final = "shard-000000"
 WAIT_S: Final = 30
 HANG_S: Final = 100
+WRITE: Final = """
+import sys
+from streamstore import StreamStore
+from tests.commits import environment_of
+
+with StreamStore(sys.argv[1], sync="off") as store, environment_of(store).env.begin(write=True):
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +174,20 @@ def test_who_waits_shares_one_commit(path: Path, monkeypatch: pytest.MonkeyPatch
         join(waiting)
         assert datas(store) == [b"first"] + [b"shared"] * 50
         assert engine_of(store).info()["last_txnid"] == before + 2
+
+
+def test_who_comes_while_another_process_writes_shares_the_next_commit(path: Path) -> None:
+    with opened(path) as store, started(code(WRITE, path)) as other:
+        assert next_line(other) == "writing"
+        before = engine_of(store).info()["last_txnid"]
+        waiting: deque[object] = vars(writer_of(store))["_requests"]
+        receipts = [store.submit_record(STREAM, b"first", "key")]
+        until(lambda: not waiting)  # the writer thread has it, and waits for the other process
+        receipts += [store.submit_record(STREAM, b"later", "key") for _ in range(50)]
+        tell(other)
+        assert [int(receipt.result(WAIT_S).sequence_number) for receipt in receipts] == list(range(51))
+        assert datas(store) == [b"first"] + [b"later"] * 50
+        assert engine_of(store).info()["last_txnid"] == before + 1
 
 
 def test_threads_that_never_rest_share_commits(path: Path) -> None:
