@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from streamstore.wire.protocol import JSON_1_1
 from streamstore.wire.shapes import Blob, Moment, WrongTypeError
+from tests.children import code, run
 
 VALUES: Final = st.recursive(
     st.none()
@@ -22,6 +23,17 @@ VALUES: Final = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
 BASE_64: Final = st.text("ABab01+/=\n é-_") | st.binary().map(lambda data: base64.b64encode(data).decode())
+
+NAMES_OF_CHILDREN: Final = """
+import os
+from streamstore.wire.protocol import stream_headers
+
+for _ in range(3):
+    if os.fork() == 0:
+        print(*(value for name, value in stream_headers() if "id" in name.lower()), flush=True)
+        os._exit(0)
+    os.wait()
+"""
 
 
 def of_python(body: bytes) -> object:
@@ -101,3 +113,8 @@ def test_only_the_one_base_64_of_its_bytes_is_taken(text: str) -> None:
         assert Blob(2**20).parse(text, refuse_unknown=False) == expected
     except WrongTypeError:
         assert expected is None
+
+
+def test_processes_that_are_forked_give_no_two_answers_the_same_name() -> None:
+    names = run(code(NAMES_OF_CHILDREN)).split()
+    assert len(set(names)) == len(names) == 6

@@ -5,12 +5,12 @@ Knows nothing of any action. Sources: the AWS JSON 1.1 protocol, and the HTTP pr
 
 import base64
 import json
-import os
 import zlib
 from binascii import b2a_base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from random import getrandbits
 from typing import Final, NoReturn
 
 import cbor2
@@ -117,7 +117,8 @@ def _action_of(target: str, dialect: Dialect) -> str:
 
 
 def _identity() -> Headers:
-    random = os.urandom(REQUEST_ID_BYTES + EXTENDED_ID_BYTES)
+    # Names need not be secrets, for which the kernel takes twice as long. A process that is forked has others.
+    random = getrandbits(8 * (REQUEST_ID_BYTES + EXTENDED_ID_BYTES)).to_bytes(REQUEST_ID_BYTES + EXTENDED_ID_BYTES)
     name = random[:REQUEST_ID_BYTES].hex()
     request_id = f"{name[:8]}-{name[8:12]}-4{name[13:16]}-a{name[17:20]}-{name[20:]}"
     extended_id = b2a_base64(random[REQUEST_ID_BYTES:], newline=False).decode("ascii")
