@@ -4,13 +4,14 @@ import base64
 import binascii
 import json
 import math
+import random
 from typing import Final
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamstore.wire.protocol import JSON_1_1
+from streamstore.wire.protocol import JSON_1_1, stream_headers
 from streamstore.wire.shapes import Blob, Moment, WrongTypeError
 from tests.children import code, run
 
@@ -118,3 +119,17 @@ def test_only_the_one_base_64_of_its_bytes_is_taken(text: str) -> None:
 def test_processes_that_are_forked_give_no_two_answers_the_same_name() -> None:
     names = run(code(NAMES_OF_CHILDREN)).split()
     assert len(set(names)) == len(names) == 6
+
+
+def test_the_dice_of_the_program_are_neither_thrown_nor_followed_for_the_name_of_an_answer() -> None:
+    state = random.getstate()
+    try:
+        random.seed(1)
+        first = stream_headers()
+        shown = random.random()
+        random.seed(1)
+        assert random.random() == shown
+        random.seed(1)
+        assert stream_headers() != first
+    finally:
+        random.setstate(state)

@@ -5,12 +5,13 @@ Knows nothing of any action. Sources: the AWS JSON 1.1 protocol, and the HTTP pr
 
 import base64
 import json
+import os
 import zlib
 from binascii import b2a_base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from random import getrandbits
+from random import Random
 from typing import Final, NoReturn
 
 import cbor2
@@ -32,6 +33,11 @@ REQUEST_ID_BYTES: Final = 16
 EXTENDED_ID_BYTES: Final = 72
 
 Headers = list[tuple[str, str]]
+
+# Names of answers need not be secrets, for which the kernel takes twice as long. The dice are our own: those of Python
+# belong to the program around us, which may have given them a seed and count on what they show.
+_dice: Final = Random()
+os.register_at_fork(after_in_child=_dice.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +123,7 @@ def _action_of(target: str, dialect: Dialect) -> str:
 
 
 def _identity() -> Headers:
-    # Names need not be secrets, for which the kernel takes twice as long. A process that is forked has others.
-    random = getrandbits(8 * (REQUEST_ID_BYTES + EXTENDED_ID_BYTES)).to_bytes(REQUEST_ID_BYTES + EXTENDED_ID_BYTES)
+    random = _dice.randbytes(REQUEST_ID_BYTES + EXTENDED_ID_BYTES)
     name = random[:REQUEST_ID_BYTES].hex()
     request_id = f"{name[:8]}-{name[8:12]}-4{name[13:16]}-a{name[17:20]}-{name[20:]}"
     extended_id = b2a_base64(random[REQUEST_ID_BYTES:], newline=False).decode("ascii")
